@@ -1,0 +1,1 @@
+//! Gives tasks and services the things that must be unique: published ports.

@@ -1,0 +1,1 @@
+//! What a control loop is: ControlLoop, Plan and the Env (time and randomness) handed in.

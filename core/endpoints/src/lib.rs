@@ -1,0 +1,1 @@
+//! Decides which tasks get traffic and when a leaving task may be stopped.

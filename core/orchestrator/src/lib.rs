@@ -1,0 +1,1 @@
+//! Turns services into tasks: scaling, restart, reaping.

@@ -1,0 +1,1 @@
+//! Verifies, unpacks, keeps and collects images and layers.

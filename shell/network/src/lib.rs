@@ -1,0 +1,1 @@
+//! Makes the kernel match a dataplane: netlink, namespaces, nftables.

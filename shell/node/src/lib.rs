@@ -1,0 +1,1 @@
+//! One machine's membership: identity; drives the agent and, when asked, a manager.

@@ -1,0 +1,1 @@
+//! Puts change sets in one durable order: log, snapshots, encryption at rest; publishes commits.

@@ -1,0 +1,1 @@
+//! Keys, CSRs, signing for the ca, TLS configurations, sealing and unlocking.

@@ -1,0 +1,1 @@
+//! Replays Docker API recordings against a running daemon.

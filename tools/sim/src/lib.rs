@@ -1,0 +1,1 @@
+//! The whole control plane, many nodes, faults, one seed, one thread.

@@ -1,0 +1,1 @@
+//! Builders, fakes and suites shared by tests.
