@@ -53,6 +53,13 @@ macro_rules! object_id {
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(IdText);
 
+        impl $name {
+            /// Not above any id: where a range over ids begins.
+            pub const MIN: Self = Self([b'0'; ID_LENGTH]);
+            /// Not below any id: where a range over ids ends.
+            pub const MAX: Self = Self([b'z'; ID_LENGTH]);
+        }
+
         impl ObjectId for $name {
             fn from_random(bytes: [u8; 17]) -> Self {
                 Self(text_of(bytes))

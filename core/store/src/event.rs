@@ -1,0 +1,20 @@
+//! What happened, for the control loops.
+
+use std::sync::Arc;
+
+use skep_model::{Cluster, Node, Service, Task};
+
+/// One committed change of one object, with the object before and after (`None`: it was created, or removed).
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Events were lost, or none were seen yet: look at everything.
+    Reset,
+    /// The cluster object.
+    Cluster(Option<Arc<Cluster>>, Option<Arc<Cluster>>),
+    /// A node.
+    Node(Option<Arc<Node>>, Option<Arc<Node>>),
+    /// A service.
+    Service(Option<Arc<Service>>, Option<Arc<Service>>),
+    /// A task.
+    Task(Option<Arc<Task>>, Option<Arc<Task>>),
+}
