@@ -1,1 +1,0 @@
-//! Decides who may join and which certificate they get: join tokens and issuing policy.
