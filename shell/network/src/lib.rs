@@ -1,1 +1,29 @@
-//! Makes the kernel match a dataplane: netlink, namespaces, nftables.
+//! Makes the kernel match a node's network: links and addresses by netlink, pinned network namespaces, published ports
+//! by nftables.
+//!
+//! [`Network`] owns one gateway bridge in the network namespace of the thread that opened it, one pinned namespace per
+//! container, and one nft table. What should be is a `skep_dataplane::NodeNetwork`; what is, is the kernel's; nothing
+//! outside that namespace, the pin directory and the state directory is touched. It does not know tasks or services:
+//! the engine asks for endpoints, whoever derives the ports publishes them.
+//!
+//! All calls block (a few milliseconds): call them from a thread that may block. A namespace is only ever changed on a
+//! thread made for that, which ends afterwards.
+
+mod conntrack;
+mod endpoint;
+mod error;
+mod link;
+mod namespace;
+mod netlink;
+mod network;
+mod nft;
+mod ports;
+mod probe;
+mod reconcile;
+mod state;
+
+pub use error::NetworkError;
+pub use network::{AdoptReport, Endpoint, Network, NetworkConfig, PublishReport, RefusedPort};
+pub use nft::{NftBackend, NftBinary, NftError};
+pub use probe::probe;
+pub use skep_dataplane::{Backend, PortKey, Protocol, PublishMode, PublishedPort, Subnet};

@@ -1,0 +1,250 @@
+//! What a restarted daemon cannot read back from the kernel, in the state directory:
+//!
+//! - `network.json`: the gateway bridge, chosen once; written durably.
+//! - `endpoints/ID.json`: the address of each container, written when its endpoint is whole.
+//! - `published.json`: the ports, so that a restart does not interrupt them. Worth nothing after a reboot.
+//!
+//! Every file carries a version and is replaced by a rename.
+
+use crate::error::{NetworkError, Result, Tried};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use skep_dataplane::{Backend, GatewayBridge, Protocol, PublishMode, PublishedPort, network::check_container_id};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+const VERSION: u32 = 1;
+
+/// The state directory.
+#[derive(Debug)]
+pub(crate) struct State {
+    directory: PathBuf,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    #[serde(flatten)]
+    content: T,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredBridge {
+    bridge: String,
+    subnet: String,
+    mtu: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredEndpoint {
+    address: Ipv4Addr,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredPorts {
+    ports: Vec<StoredPort>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredPort {
+    protocol: String,
+    port: u16,
+    ingress: bool,
+    backends: Vec<(String, Ipv4Addr, u16)>,
+}
+
+impl State {
+    pub(crate) fn open(directory: &Path) -> Result<Self> {
+        let endpoints = directory.join("endpoints");
+        fs::create_dir_all(&endpoints).tried(|| format!("create {endpoints:?}"))?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// The bridge chosen earlier.
+    pub(crate) fn bridge(&self) -> Result<Option<GatewayBridge>> {
+        let path = self.directory.join("network.json");
+        let Some(stored) = read::<StoredBridge>(&path)? else { return Ok(None) };
+        let bad = |reason: String| NetworkError::BadState { path: path.clone(), reason };
+        let subnet: skep_dataplane::Subnet = stored.subnet.parse().map_err(|error| bad(format!("{error}")))?;
+        let bridge = GatewayBridge { name: stored.bridge, subnet, gateway: subnet.gateway(), mtu: stored.mtu };
+        bridge.validate().map_err(|error| bad(error.to_string()))?;
+        Ok(Some(bridge))
+    }
+
+    pub(crate) fn set_bridge(&self, bridge: &GatewayBridge) -> Result<()> {
+        let stored = StoredBridge { bridge: bridge.name.clone(), subnet: bridge.subnet.to_string(), mtu: bridge.mtu };
+        write(&self.directory.join("network.json"), stored, true)
+    }
+
+    /// Every container that was given an address, with it. A record that cannot be read is left out: the container
+    /// counts as one without a network.
+    pub(crate) fn endpoints(&self) -> Result<Vec<(String, Option<Ipv4Addr>)>> {
+        let directory = self.directory.join("endpoints");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&directory).tried(|| format!("read {directory:?}"))? {
+            let path = entry.tried(|| format!("read {directory:?}"))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
+            let Some(container) = name.filter(|name| check_container_id(name).is_ok()) else { continue };
+            let address = match read::<StoredEndpoint>(&path) {
+                Ok(stored) => stored.map(|stored| stored.address),
+                Err(error) => {
+                    tracing::warn!(%error, container.id = container, "ignoring an unreadable address record");
+                    None
+                }
+            };
+            found.push((container.to_owned(), address));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    pub(crate) fn set_endpoint(&self, container: &str, address: Ipv4Addr) -> Result<()> {
+        write(&self.endpoint_path(container), StoredEndpoint { address }, false)
+    }
+
+    pub(crate) fn remove_endpoint(&self, container: &str) -> Result<()> {
+        remove(&self.endpoint_path(container))
+    }
+
+    /// The ports published last; none when the record is missing or unreadable (they are published anew anyway).
+    pub(crate) fn published(&self) -> Vec<PublishedPort> {
+        match read::<StoredPorts>(&self.directory.join("published.json")) {
+            Ok(stored) => stored.map_or_else(Vec::new, |stored| stored.ports.into_iter().filter_map(restore).collect()),
+            Err(error) => {
+                tracing::warn!(%error, "ignoring an unreadable record of published ports");
+                Vec::new()
+            }
+        }
+    }
+
+    pub(crate) fn set_published<'a>(&self, ports: impl Iterator<Item = &'a PublishedPort>) -> Result<()> {
+        write(&self.directory.join("published.json"), StoredPorts { ports: ports.map(store).collect() }, false)
+    }
+
+    /// Removes every file of ours, and the directory when nothing else is in it.
+    pub(crate) fn wipe(&self) -> Result<()> {
+        for (container, _) in self.endpoints()? {
+            self.remove_endpoint(&container)?;
+        }
+        for name in ["published.json", "network.json"] {
+            remove(&self.directory.join(name))?;
+        }
+        for directory in [self.directory.join("endpoints"), self.directory.clone()] {
+            if let Err(error) = fs::remove_dir(&directory) {
+                tracing::debug!(%error, ?directory, "left a state directory behind");
+            }
+        }
+        Ok(())
+    }
+
+    fn endpoint_path(&self, container: &str) -> PathBuf {
+        self.directory.join("endpoints").join(format!("{container}.json"))
+    }
+}
+
+fn store(port: &PublishedPort) -> StoredPort {
+    StoredPort {
+        protocol: port.protocol.name().to_owned(),
+        port: port.port,
+        ingress: port.mode == PublishMode::Ingress,
+        backends: port.backends.iter().map(|b| (b.container.clone(), b.address, b.target_port)).collect(),
+    }
+}
+
+fn restore(stored: StoredPort) -> Option<PublishedPort> {
+    let protocol =
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|known| known.name() == stored.protocol)?;
+    let mode = if stored.ingress { PublishMode::Ingress } else { PublishMode::Host };
+    let backends = stored
+        .backends
+        .into_iter()
+        .map(|(container, address, target_port)| Backend { container, address, target_port })
+        .collect();
+    Some(PublishedPort { protocol, port: stored.port, mode, backends })
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).tried(|| format!("read {path:?}")),
+    };
+    let bad = |reason| NetworkError::BadState { path: path.to_owned(), reason };
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let Version { version } = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+    if version != VERSION {
+        return Err(bad(format!("its version is {version}, this release reads {VERSION}")));
+    }
+    let stored: Versioned<T> = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+    Ok(Some(stored.content))
+}
+
+fn write(path: &Path, content: impl Serialize, durable: bool) -> Result<()> {
+    let bytes =
+        serde_json::to_vec(&Versioned { version: VERSION, content }).expect("plain data can be written as JSON");
+    let new = path.with_extension("new");
+    let store = || -> io::Result<()> {
+        let mut file = File::create(&new)?;
+        file.write_all(&bytes)?;
+        if durable {
+            file.sync_all()?;
+        }
+        fs::rename(&new, path)?;
+        match path.parent() {
+            Some(directory) if durable => File::open(directory)?.sync_all(),
+            _ => Ok(()),
+        }
+    };
+    store().tried(|| format!("write {path:?}"))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).tried(|| format!("remove {path:?}")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        assert_eq!(state.bridge().unwrap(), None);
+        let subnet: skep_dataplane::Subnet = "172.20.0.0/16".parse().unwrap();
+        let bridge = GatewayBridge { name: "skep0".into(), subnet, gateway: subnet.gateway(), mtu: 1450 };
+        state.set_bridge(&bridge).unwrap();
+        assert_eq!(state.bridge().unwrap(), Some(bridge));
+        let address = Ipv4Addr::new(172, 20, 0, 2);
+        state.set_endpoint("web.1", address).unwrap();
+        assert_eq!(state.endpoints().unwrap(), [("web.1".to_owned(), Some(address))]);
+        let backends = vec![Backend { container: "web.1".into(), address, target_port: 80 }];
+        let port = PublishedPort { protocol: Protocol::Udp, port: 53, mode: PublishMode::Host, backends };
+        state.set_published([&port].into_iter()).unwrap();
+        assert_eq!(state.published(), [port]);
+        state.wipe().unwrap();
+        assert!(!directory.path().exists());
+    }
+
+    #[test]
+    fn a_bad_or_newer_file_is_refused_with_its_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        let check = |text: &str| {
+            fs::write(directory.path().join("network.json"), text).unwrap();
+            state.bridge().unwrap_err().to_string()
+        };
+        assert!(check("").contains("network.json"));
+        assert!(check("{\"version\":2}").contains("its version is 2, this release reads 1"));
+        assert!(check(r#"{"version":1,"bridge":"skep0","subnet":"1.2.3.4/5","mtu":1500}"#).contains("invalid subnet"));
+        assert!(check(r#"{"version":1,"bridge":"a b","subnet":"10.0.0.0/8","mtu":1500}"#).contains("invalid link"));
+    }
+}
