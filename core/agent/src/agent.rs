@@ -183,7 +183,7 @@ impl Agent {
             Input::Incremental(changes) => {
                 for change in changes {
                     match change {
-                        Change::Update(assignment) => self.update(assignment, &mut step),
+                        Change::Update(assignment) => self.update(*assignment, &mut step),
                         Change::Remove(id) => self.remove(id, &mut step),
                     }
                 }

@@ -43,7 +43,7 @@ pub struct Assignment {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// A new task, or a new desired state of a known one.
-    Update(Assignment),
+    Update(Box<Assignment>),
     /// The task's record is deleted: stop it, delete everything of it.
     Remove(TaskId),
 }

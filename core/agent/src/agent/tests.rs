@@ -102,8 +102,12 @@ impl Rig {
     }
 }
 
+fn update(assignment: Assignment) -> Change {
+    Change::Update(Box::new(assignment))
+}
+
 fn wanted(number: u8, desired: D) -> Input {
-    Input::Incremental(vec![Change::Update(Assignment { desired, ..task(number) })])
+    Input::Incremental(vec![update(Assignment { desired, ..task(number) })])
 }
 
 fn removal(number: u8) -> Input {
@@ -156,7 +160,7 @@ fn exit_codes_and_errors_have_their_states() {
         if let Some(text) = failing {
             rig.executor.fail_next(Failure::Fatal(text.to_owned()));
         }
-        rig.input(Input::Incremental(vec![Change::Update(task_of(1, image))]));
+        rig.input(Input::Incremental(vec![update(task_of(1, image))]));
         rig.settle();
         let status = &rig.heard[&task_id(1)];
         assert_eq!((status.state, status.err.as_str()), (state, err), "{image}");
@@ -247,7 +251,7 @@ fn without_memory_the_managers_are_believed() {
     rig.settle();
     assert_eq!((rig.state(1), rig.executor.starts(task_id(1))), (Some(S::Failed), 0));
     status.state = S::Complete;
-    rig.input(Input::Incremental(vec![Change::Update(Assignment { known: Some(status), ..task(2) })]));
+    rig.input(Input::Incremental(vec![update(Assignment { known: Some(status), ..task(2) })]));
     rig.settle();
     assert_eq!(rig.state(2), Some(S::Complete));
 }
@@ -353,7 +357,7 @@ fn make(rig: &mut Rig, next: Move) {
     match next {
         Move::Want(number, desired) => {
             let assignment = rig.assigned(number, desired);
-            rig.input(Input::Incremental(vec![Change::Update(assignment)]));
+            rig.input(Input::Incremental(vec![update(assignment)]));
         }
         Move::Remove(number) => {
             rig.heard.remove(&task_id(number));
