@@ -1,1 +1,49 @@
-//! Verifies, unpacks, keeps and collects images and layers.
+//! Verifies, unpacks, keeps and collects images and layers: the content store of one machine.
+//!
+//! It answers what images there are, loads and imports archives that it does not trust, gives names and takes them away with
+//! Docker's rules, and prepares the directories of a container's file system. It mounts nothing, runs nothing and knows nothing of
+//! clusters. All calls block; the engine, its only caller, runs them where blocking is fine.
+//!
+//! ```text
+//! stream ─▶ archive ─▶ load / import ─▶ layer (unpack) ─▶ publish ─▶ blobs, layers, images.json
+//!                                                                        │
+//!                                     container ◀─ snapshot ◀────────────┘
+//! ```
+
+mod archive;
+mod build;
+mod changes;
+mod compression;
+mod config;
+mod digest;
+mod error;
+mod import;
+mod layer;
+mod layout;
+mod limits;
+mod load;
+mod oci;
+mod overlay;
+mod reference;
+mod remove;
+mod snapshot;
+mod store;
+mod table;
+mod tar_reader;
+mod tree;
+mod unpack;
+
+pub use build::{ImageBuilder, write_docker_archive};
+pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, Platform, RootFs, Set};
+pub use digest::{Digest, ImageId};
+pub use error::{Error, ErrorClass, Result};
+pub use import::Import;
+pub use layer::{Progress, ProgressFn};
+pub use limits::Limits;
+pub use load::Loaded;
+pub use overlay::probe_overlay;
+pub use reference::Reference;
+pub use remove::{ContainerUse, Removed};
+pub use snapshot::Snapshot;
+pub use store::{Image, ImageStore};
+pub use tree::Usage;
