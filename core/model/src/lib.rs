@@ -5,6 +5,7 @@
 //! those rules live in the store, the deciders and the edge crates. Everybody uses this crate; it uses nobody.
 
 mod cluster;
+pub mod constraint;
 mod id;
 mod name;
 mod node;

@@ -1,0 +1,72 @@
+//! What a service may not ask for yet. One line each, named as the user wrote it; a line goes away when the thing works.
+
+use skep_model::{ContainerSpec, Privileges, ServiceMode, ServiceSpec};
+
+use crate::Refusal;
+
+pub(crate) fn check(spec: &ServiceSpec) -> Result<(), Refusal> {
+    let found = in_service(spec).or_else(|| in_container(&spec.task.container));
+    found.map_or(Ok(()), |what| Err(Refusal::unsupported(what)))
+}
+
+fn in_service(spec: &ServiceSpec) -> Option<String> {
+    let task = &spec.task;
+    let mode = match spec.mode {
+        ServiceMode::Replicated => None,
+        ServiceMode::Global => Some("global"),
+        ServiceMode::ReplicatedJob { .. } => Some("replicated-job"),
+        ServiceMode::GlobalJob => Some("global-job"),
+    };
+    let log_driver = task.log_driver.as_ref().filter(|driver| !driver.name.is_empty());
+    let rows = [
+        (mode.is_some(), format!("service mode {}", mode.unwrap_or_default())),
+        (spec.update.is_some(), "UpdateConfig (--update-*)".into()),
+        (spec.rollback.is_some(), "RollbackConfig (--rollback-*)".into()),
+        (!spec.networks.is_empty() || !task.networks.is_empty(), "Networks (--network)".into()),
+        (
+            log_driver.is_some_and(|driver| driver.name != "json-file" || !driver.options.is_empty()),
+            "LogDriver other than json-file without options (--log-driver, --log-opt)".into(),
+        ),
+        (task.resources.swap.is_some(), "Resources.SwapBytes (--memory-swap)".into()),
+        (task.resources.memory_swappiness.is_some(), "Resources.MemorySwappiness (--memory-swappiness)".into()),
+    ];
+    first(rows)
+}
+
+fn in_container(container: &ContainerSpec) -> Option<String> {
+    let health = container.healthcheck.as_ref().is_some_and(|health| {
+        !matches!(health.test.first().map(String::as_str), None | Some("NONE")) || health.interval.is_some()
+    });
+    let dns = &container.dns;
+    let privileges = container.privileges.as_ref().is_some_and(|privileges| *privileges != Privileges::default());
+    let rows = [
+        (container.tty, "TTY (--tty)".into()),
+        (container.open_stdin, "OpenStdin".into()),
+        (container.read_only, "ReadOnly (--read-only)".into()),
+        (!container.mounts.is_empty(), "Mounts (--mount)".into()),
+        (!container.secrets.is_empty(), "Secrets (--secret)".into()),
+        (!container.configs.is_empty(), "Configs (--config)".into()),
+        (health, "Healthcheck (--health-*)".into()),
+        (!container.hosts.is_empty(), "Hosts (--host)".into()),
+        (
+            !(dns.nameservers.is_empty() && dns.search.is_empty() && dns.options.is_empty()),
+            "DNSConfig (--dns, --dns-search, --dns-option)".into(),
+        ),
+        (container.init == Some(true), "Init (--init)".into()),
+        (
+            !matches!(container.isolation.as_str(), "" | "default"),
+            format!("Isolation {:?} (--isolation)", container.isolation),
+        ),
+        (!container.sysctls.is_empty(), "Sysctls (--sysctl)".into()),
+        (!container.capability_add.is_empty(), "CapabilityAdd (--cap-add)".into()),
+        (!container.capability_drop.is_empty(), "CapabilityDrop (--cap-drop)".into()),
+        (!container.ulimits.is_empty(), "Ulimits (--ulimit)".into()),
+        (container.oom_score_adj != 0, "OomScoreAdj (--oom-score-adj)".into()),
+        (privileges, "Privileges (--credential-spec, security options)".into()),
+    ];
+    first(rows)
+}
+
+fn first<const N: usize>(rows: [(bool, String); N]) -> Option<String> {
+    rows.into_iter().find(|(is_asked, _)| *is_asked).map(|(_, what)| what)
+}
