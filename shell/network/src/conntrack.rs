@@ -9,6 +9,8 @@ use std::net::Ipv4Addr;
 const CTNETLINK: u16 = 1 << 8;
 const CT_GET: u16 = CTNETLINK | 1;
 const CT_DELETE: u16 = CTNETLINK | 2;
+const NFT_GETGEN: u16 = (10 << 8) | 16;
+const NFTA_GEN_ID: u16 = 1;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
@@ -42,13 +44,20 @@ pub(crate) struct Flow {
     pub(crate) reply: Tuple,
 }
 
-/// A netlink socket for tracked flows, in the namespace in which it was opened.
+/// A netlink socket for tracked flows (and the one question about rules), in the namespace in which it was opened.
 #[derive(Debug)]
 pub(crate) struct Conntrack(Socket);
 
 impl Conntrack {
     pub(crate) fn open() -> io::Result<Self> {
         Socket::open(Subsystem::Netfilter).map(Self)
+    }
+
+    /// A number that changes with every change of any nft rule in the namespace; `None` when it cannot be had.
+    pub(crate) fn rule_generation(&mut self) -> Option<u32> {
+        let objects = self.0.get(Message::new(NFT_GETGEN, 0, &GENERIC)).ok()?;
+        let attribute = attributes(objects.first()?.get(GENERIC.len()..)?).find(|(kind, _)| *kind == NFTA_GEN_ID)?.1;
+        Some(u32::from_be_bytes(attribute.try_into().ok()?))
     }
 
     /// Deletes every IPv4 flow that `doomed` picks; says how many.

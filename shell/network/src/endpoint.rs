@@ -1,7 +1,7 @@
 //! The kernel's part of one endpoint: its namespace, its pin and its link pair. Knows no table of endpoints.
 
 use crate::error::{NetworkError, Result, Tried};
-use crate::link::{self, Link, Links, OUR_GROUP, Target};
+use crate::link::{self, DEAD_GROUP, Link, Links, OUR_GROUP, Target};
 use crate::namespace;
 use crate::probe::open_failed;
 use skep_dataplane::{Endpoint, GatewayBridge};
@@ -50,18 +50,23 @@ pub(crate) fn attach(endpoint: &Endpoint, bridge: &GatewayBridge, links: &mut Li
     links.apply(link::attach_isolated(&endpoint.host_link, found.index, &alias))
 }
 
-/// Removes links and pin; what is missing is fine.
-pub(crate) fn remove(host_link: &str, pin: &Path, links: &mut Links) -> Result<()> {
-    if links.find(host_link)?.is_some_and(|link| is_ours(&link)) {
-        links.remove(Target::Name(host_link))?;
+/// Takes the node's end off the bridge, to be deleted with [`Links::delete_retired`]; says whether there is one.
+pub(crate) fn retire(host_link: &str, links: &mut Links) -> Result<bool> {
+    match links.find(host_link)? {
+        Some(link) if is_ours(&link) => {
+            if link.group == OUR_GROUP {
+                links.apply(vec![link::retire(host_link)])?;
+            }
+            Ok(true)
+        }
+        _ => Ok(false),
     }
-    namespace::unpin(pin)
 }
 
 /// Has the node's end been made by skep? The group is set by the request that makes the link.
 pub(crate) fn is_ours(link: &Link) -> bool {
     let id = link.name.strip_prefix("sk").unwrap_or_default();
-    link.group == OUR_GROUP
+    (link.group == OUR_GROUP || link.group == DEAD_GROUP)
         && link.kind.as_deref() == Some("veth")
         && id.len() == 12
         && id.bytes().all(|byte| byte.is_ascii_hexdigit())

@@ -3,6 +3,7 @@
 use crate::error::{NetworkError, Result};
 use crate::netlink::{Message, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Socket, Subsystem, attributes, number, text};
 use skep_dataplane::{GatewayBridge, MacAddress};
+use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -48,6 +49,10 @@ const TYPE_UNICAST: u8 = 1;
 /// name it proves whose link that is.
 pub(crate) const OUR_GROUP: u32 = 0x736b_6570;
 
+/// Link group of ours that are being removed: leaving the bridge is quick, being deleted takes the kernel some 20 ms, and
+/// for a whole group no longer than for one.
+pub(crate) const DEAD_GROUP: u32 = OUR_GROUP + 1;
+
 /// A link as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Link {
@@ -75,6 +80,15 @@ pub(crate) struct LinkAddress {
 pub(crate) enum Target<'a> {
     Index(u32),
     Name(&'a str),
+}
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Index(index) => write!(f, "number {index}"),
+            Self::Name(name) => write!(f, "{name:?}"),
+        }
+    }
 }
 
 /// A netlink socket for links, in the namespace in which it was opened.
@@ -120,14 +134,35 @@ impl Links {
         Ok(objects.iter().filter_map(|object| parse_route(object)).collect())
     }
 
+    /// Deletes every retired link; none is fine.
+    pub(crate) fn delete_retired(&mut self) -> Result<()> {
+        let message = Message::new(RTM_DELLINK, 0, &ifinfo(AF_UNSPEC, 0, None)).number(IFLA_GROUP, DEAD_GROUP);
+        match self.0.request(message) {
+            Err(source) if !is_missing(&source) => Err(failed(Some("delete the retired links".into()), source)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the link; one that is not there is fine. Says whether it was.
     pub(crate) fn remove(&mut self, target: Target<'_>) -> Result<bool> {
         match self.0.request(link_message(RTM_DELLINK, 0, target, None)) {
             Ok(()) => Ok(true),
             Err(error) if is_missing(&error) => Ok(false),
-            Err(source) => Err(failed(Some(format!("remove link {target:?}")), source)),
+            Err(source) => Err(failed(Some(format!("remove link {target}")), source)),
         }
     }
+}
+
+/// Takes the link down and off the bridge, and marks it as to be deleted.
+pub(crate) fn retire(name: &str) -> (String, Message) {
+    let mut fixed = ifinfo(AF_UNSPEC, 0, None);
+    // The flags stay 0, the mask says which of them is meant.
+    fixed[12..16].copy_from_slice(&IFF_UP.to_ne_bytes());
+    let message = Message::new(RTM_SETLINK, 0, &fixed)
+        .text(IFLA_IFNAME, name)
+        .number(IFLA_MASTER, 0)
+        .number(IFLA_GROUP, DEAD_GROUP);
+    (format!("take down link {name:?}"), message)
 }
 
 fn failed(what: Option<String>, source: io::Error) -> NetworkError {
@@ -157,7 +192,7 @@ pub(crate) fn set_up(target: Target<'_>, mtu: Option<u32>, mac: Option<MacAddres
     if let Some(mac) = mac {
         message = message.attribute(IFLA_ADDRESS, &mac.0);
     }
-    (format!("bring up link {target:?}"), message)
+    (format!("bring up link {target}"), message)
 }
 
 /// Gives the link an address; having it already is fine.

@@ -1,5 +1,5 @@
 //! The node's network as its callers see it: open it, give and take endpoints, publish ports. Holds the picture of
-//! what should be; the locks below are always taken in this order: `ports`, `applied`, `picture`, sockets.
+//! what should be; the locks below are always taken in this order: `ports`, `applied`, `verified`, `picture`, sockets.
 
 use crate::conntrack::{Conntrack, Flow};
 use crate::error::{NetworkError, Result, Tried};
@@ -92,18 +92,25 @@ pub struct PublishReport {
     pub refused: Vec<RefusedPort>,
 }
 
-/// The network of one node. Calls block for milliseconds and may come from several threads.
+/// The network of one node. Calls block for milliseconds and may come from several threads. Dropping it changes nothing
+/// in the kernel but frees the reserved ports: containers keep their networks while no daemon runs.
 pub struct Network {
     pub(crate) pins_dir: PathBuf,
     pub(crate) home: OwnedFd,
     pub(crate) nft: NamespacedNft,
     pub(crate) links: Mutex<Links>,
+    /// Deletes links, which takes long: a socket of its own.
+    grave: Mutex<Links>,
     conntrack: Mutex<Conntrack>,
+    /// Addresses whose flows are to be forgotten with the next look.
+    doomed: Mutex<BTreeSet<Ipv4Addr>>,
     state: State,
     ports: Mutex<ReservedPorts>,
     picture: Mutex<Picture>,
     /// The picture that the kernel's rules show; `None` when they have to be written afresh.
     pub(crate) applied: Mutex<Option<NodeNetwork>>,
+    /// Generation of the namespace's rulesets at which ours was last found to be right.
+    pub(crate) verified: Mutex<Option<u32>>,
 }
 
 /// What should be.
@@ -134,7 +141,9 @@ impl Network {
             pins_dir: config.pins_dir.canonicalize().tried(|| format!("resolve {:?}", config.pins_dir))?,
             nft,
             links: Mutex::new(links),
+            grave: Mutex::new(Links::open().map_err(open_failed)?),
             conntrack: Mutex::new(Conntrack::open().map_err(open_failed)?),
+            doomed: Mutex::default(),
             state,
             ports: Mutex::default(),
             picture: Mutex::new(Picture {
@@ -143,6 +152,7 @@ impl Network {
                 busy: BTreeSet::new(),
             }),
             applied: Mutex::new(None),
+            verified: Mutex::new(None),
             home,
         };
         reconcile::ensure_bridge(&network)?;
@@ -220,21 +230,22 @@ impl Network {
         let target = known.clone().unwrap_or_else(|| self.derive(container, Ipv4Addr::UNSPECIFIED));
         let removed = self.flush().and_then(|()| self.unmake(&target));
         let mut picture = self.picture();
-        picture.busy.remove(container);
-        if let (Err(error), known) = (removed, &known) {
+        if let Err(error) = removed {
+            picture.busy.remove(container);
             // Still ours to remove: the next attempt has to find it.
             picture.network.endpoints.extend(known.clone().map(|endpoint| (container.to_owned(), endpoint)));
             return Err(error);
         }
-        if known.is_some() {
-            picture.pool.release(target.address);
-        }
         drop(picture);
         self.ports().release_owner(container);
-        if !target.address.is_unspecified() {
-            let address = target.address;
-            self.forget(|flow| flow.original.source == address || flow.reply.source == address)?;
+        if known.is_some() {
+            if let Err(error) = self.forget_address(target.address) {
+                // They end by themselves, later.
+                tracing::warn!(container.id = container, %error, "cannot forget the flows of a removed container");
+            }
+            self.picture().pool.release(target.address);
         }
+        self.picture().busy.remove(container);
         Ok(())
     }
 
@@ -366,6 +377,24 @@ impl Network {
         .map(drop)
     }
 
+    /// See [`Conntrack::rule_generation`].
+    pub(crate) fn rule_generation(&self) -> Option<u32> {
+        self.conntrack.lock().unwrap_or_else(PoisonError::into_inner).rule_generation()
+    }
+
+    /// Deletes the flows from and to the address. Looking at all flows takes the kernel some 12 ms: one look serves all
+    /// who wait for it.
+    fn forget_address(&self, address: Ipv4Addr) -> Result<()> {
+        let waiting = || self.doomed.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting().insert(address);
+        let mut conntrack = self.conntrack.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = std::mem::take(&mut *waiting());
+        if all.is_empty() {
+            return Ok(());
+        }
+        conntrack.forget(|flow| all.contains(&flow.original.source) || all.contains(&flow.reply.source)).map(drop)
+    }
+
     fn forget(&self, doomed: impl Fn(&Flow) -> bool) -> Result<usize> {
         self.conntrack.lock().unwrap_or_else(PoisonError::into_inner).forget(doomed)
     }
@@ -435,7 +464,7 @@ impl Network {
 
     fn make(&self, planned: &skep_dataplane::Endpoint, bridge: &GatewayBridge) -> Result<()> {
         // A run that died half-way may have left a pin or a link of that name.
-        endpoint::remove(&planned.host_link, Path::new(&planned.netns), &mut self.links())?;
+        self.dismantle(&planned.host_link, Path::new(&planned.netns))?;
         endpoint::create(planned, bridge, &self.home)?;
         endpoint::attach(planned, bridge, &mut self.links())?;
         // Written last: a record says that the endpoint is whole.
@@ -443,8 +472,21 @@ impl Network {
     }
 
     fn unmake(&self, target: &skep_dataplane::Endpoint) -> Result<()> {
-        endpoint::remove(&target.host_link, Path::new(&target.netns), &mut self.links())?;
+        self.dismantle(&target.host_link, Path::new(&target.netns))?;
         self.state.remove_endpoint(&target.container)
+    }
+
+    /// Removes links and pin; what is missing is fine. The kernel's slow part is shared by all who wait for it.
+    fn dismantle(&self, host_link: &str, pin: &Path) -> Result<()> {
+        let retired = endpoint::retire(host_link, &mut self.links())?;
+        namespace::unpin(pin)?;
+        if retired {
+            let mut links = self.grave.lock().unwrap_or_else(PoisonError::into_inner);
+            if links.find(host_link)?.is_some() {
+                links.delete_retired()?;
+            }
+        }
+        Ok(())
     }
 
     fn derive(&self, container: &str, address: Ipv4Addr) -> skep_dataplane::Endpoint {

@@ -6,6 +6,7 @@ use crate::network::Network;
 use crate::{endpoint, namespace};
 use skep_dataplane::{Endpoint, GatewayBridge, MacAddress, ruleset};
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 
 /// Makes bridge and settings right; says what was wrong. Called at the start too, when all may be missing.
 pub(crate) fn ensure_bridge(network: &Network) -> Result<Vec<String>> {
@@ -125,16 +126,25 @@ fn ensure_endpoint(
 
 fn ensure_rules(network: &Network) -> Result<Option<String>> {
     let mut applied = network.applied();
+    let mut verified = network.verified.lock().unwrap_or_else(PoisonError::into_inner);
+    let generation = network.rule_generation();
+    if applied.is_some() && generation.is_some() && *verified == generation {
+        return Ok(None);
+    }
     let fault = match &*applied {
         None => "were not known",
         Some(shown) => match network.nft.list(&network.home)? {
             None => "were missing",
             found if found != network.nft.expected(&ruleset::full(shown))? => "had been changed",
-            _ => return Ok(None),
+            _ => {
+                // A change since then has another number and is looked at next time.
+                *verified = generation;
+                return Ok(None);
+            }
         },
     };
     *applied = None;
-    drop(applied);
+    drop((applied, verified));
     network.flush()?;
     Ok(Some(format!("nft rules {fault}")))
 }

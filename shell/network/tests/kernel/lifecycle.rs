@@ -3,7 +3,9 @@
 use crate::world::*;
 use skep_network::{NetworkError, NftBackend, NftError, Protocol, PublishMode};
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 #[test]
 fn a_restarted_daemon_finds_everything_again() {
@@ -35,6 +37,37 @@ fn a_restarted_daemon_finds_everything_again() {
     let next = network.create_endpoint("next").unwrap();
     assert_ne!(next.address, web.address);
     assert_eq!(network.reconcile().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_connection_outlives_a_restart_and_the_removal_of_its_backend() {
+    let world = World::new();
+    let network = world.open();
+    let web = network.create_endpoint("web").unwrap();
+    publish(&network, ports(8080, PublishMode::Ingress, &[("web", &web, 80)]));
+    let netns = File::open(&web.netns_path).unwrap();
+    let listener = within(&netns, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).unwrap());
+    let mut near = within(&world.client, || TcpStream::connect((NODE, 8080)).unwrap());
+    let mut far = listener.accept().unwrap().0;
+    let mut talk = |when: &str| {
+        for stream in [&near, &far] {
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        }
+        let mut byte = [0];
+        near.write_all(b"?").unwrap();
+        far.read_exact(&mut byte).expect(when);
+        far.write_all(b"!").unwrap();
+        near.read_exact(&mut byte).expect(when);
+    };
+    talk("at first");
+    drop(network);
+    talk("without a daemon");
+    let network = world.open();
+    network.adopt(&["web".to_owned()]).unwrap();
+    talk("after the restart");
+    publish(&network, vec![]);
+    talk("while draining");
+    network.remove_endpoint("web").unwrap();
 }
 
 #[test]
