@@ -4,6 +4,10 @@
 //! [`Plan`]. The manager drives loops with Raft and timers, the simulator with a queue and a virtual clock. A loop may lose
 //! its memory at any moment: started afresh, with [`Event::Reset`] as first event, it reaches the same place.
 
+mod in_flight;
+
+pub use in_flight::InFlight;
+
 use skep_model::{ClusterTime, ObjectId, WallTime};
 use skep_store::{AtomicGroup, ChangeSet, Event, State};
 
