@@ -181,6 +181,10 @@ impl ImageConfig {
     /// # Errors
     /// [`Error::InvalidConfig`] when it is not the JSON of an image made of layers.
     pub fn parse(bytes: &[u8]) -> Result<ImageConfig> {
+        // An empty array would read as a structure of defaults.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Error::InvalidConfig("not a JSON object".to_owned()));
+        }
         let config: ImageConfig =
             serde_json::from_slice(bytes).map_err(|error| Error::InvalidConfig(error.to_string()))?;
         if !matches!(config.rootfs.kind.as_str(), "" | "layers") {
@@ -232,8 +236,10 @@ impl Platform {
     pub fn parse(text: &str) -> Result<Platform> {
         let mut parts = text.split('/').map(str::to_lowercase);
         let (os, architecture, variant) = (parts.next(), parts.next(), parts.next());
-        let word =
-            |part: &String| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        let word = |part: &String| {
+            part.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        };
         match (os, architecture, parts.next()) {
             (Some(os), Some(architecture), None)
                 if word(&os) && word(&architecture) && variant.as_ref().is_none_or(word) =>

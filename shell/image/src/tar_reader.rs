@@ -241,9 +241,9 @@ fn build_entry(
             .unwrap_or_else(|| header.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default()),
         kind,
         size,
-        mode: header.mode().map_err(|_| damaged("mode"))? & 0o7777,
-        uid: id(header.uid().map_err(|_| damaged("uid"))?)?,
-        gid: id(header.gid().map_err(|_| damaged("gid"))?)?,
+        mode: unless_blank(&header.as_old().mode, || header.mode()).map_err(|_| damaged("mode"))? & 0o7777,
+        uid: id(unless_blank(&header.as_old().uid, || header.uid()).map_err(|_| damaged("uid"))?)?,
+        gid: id(unless_blank(&header.as_old().gid, || header.gid()).map_err(|_| damaged("gid"))?)?,
         mtime: (signed_mtime(header), 0),
         device: (0, 0),
         xattrs: Vec::new(),
@@ -295,6 +295,11 @@ fn build_entry(
         }
     }
     Ok(entry)
+}
+
+/// A blank field counts as zero, as in Go's reader.
+fn unless_blank<T: Default>(field: &[u8], read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    if field.iter().all(|b| matches!(b, 0 | b' ')) { Ok(T::default()) } else { read() }
 }
 
 fn id(number: u64) -> Result<u32> {

@@ -132,8 +132,10 @@ impl Unpacker {
             current = match self.open_directory(&next) {
                 Ok(fd) => fd,
                 Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&current, *part, Mode::from_raw_mode(0o755))
-                        .map_err(|error| self.refused(error, path))?;
+                    rustix::fs::mkdirat(&current, *part, Mode::from_raw_mode(0o755)).map_err(|error| match error {
+                        Errno::EXIST => dangling(path),
+                        error => self.refused(error, path),
+                    })?;
                     let made = self.open_directory(&next).map_err(|error| self.refused(error, path))?;
                     self.inherit(&made, &next)?;
                     made
@@ -299,6 +301,7 @@ impl Unpacker {
             Err(Errno::NOENT) => {
                 Err(Error::archive(format!("hard link \"{}\" points to nothing in its layer", entry.shown())))
             }
+            Err(Errno::PERM) => Err(Error::archive(format!("hard link \"{}\" points to a directory", entry.shown()))),
             Err(error) => Err(self.refused(error, path)),
         }
     }
@@ -385,6 +388,12 @@ impl Unpacker {
             error => Error::Io { action: "unpack", path: self.root_path.join(path), source: error.into() },
         }
     }
+}
+
+/// A link on the way to an entry leads to a place that the layer does not have.
+fn dangling(path: &Path) -> Error {
+    let shown = crate::digest::shorten(&path.to_string_lossy());
+    Error::archive(format!("\"{shown}\" lies below a symbolic link that leads to nothing in its layer"))
 }
 
 fn times((seconds, nanos): (i64, u32)) -> Timestamps {
