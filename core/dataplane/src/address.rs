@@ -292,4 +292,33 @@ mod tests {
     fn hardware_address_follows_the_address() {
         assert_eq!(MacAddress::of(Ipv4Addr::new(172, 18, 0, 3)).to_string(), "02:42:ac:12:00:03");
     }
+
+    proptest::proptest! {
+        /// Whatever is taken, freed, held back and claimed: nobody gets the gateway, a quarantined address, or one that
+        /// somebody has; and exhaustion is told only when it is true.
+        #[test]
+        fn no_address_twice(steps in proptest::collection::vec((0_u8..5, 0_u8..16), 1..200)) {
+            let mut pool = pool("10.0.0.0/28");
+            let (mut held, mut quarantined) = (BTreeSet::new(), BTreeSet::new());
+            for (step, last) in steps {
+                let address = Ipv4Addr::new(10, 0, 0, last);
+                match step {
+                    0 => match pool.allocate() {
+                        Ok(got) => {
+                            assert!(got.octets()[3] > 1 && got.octets()[3] < 15);
+                            assert!(!quarantined.contains(&got) && held.insert(got));
+                        }
+                        Err(_) => assert!((2..15).all(|n| {
+                            let address = Ipv4Addr::new(10, 0, 0, n);
+                            held.contains(&address) || quarantined.contains(&address)
+                        })),
+                    },
+                    1 => { pool.release(address); held.remove(&address); }
+                    2 => { pool.quarantine(address); quarantined.insert(address); }
+                    3 => { pool.end_quarantine(address); quarantined.remove(&address); }
+                    _ => if pool.claim(address).is_ok() { assert!(held.insert(address)); }
+                }
+            }
+        }
+    }
 }

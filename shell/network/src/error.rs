@@ -50,9 +50,9 @@ pub enum NetworkError {
         /// The network it overlaps.
         other: String,
     },
-    /// A link has the bridge's name and is not a bridge.
-    #[error("link {0:?} exists and is not a bridge: rename it or choose another bridge name")]
-    NotABridge(String),
+    /// A link has the bridge's name and is no bridge of ours.
+    #[error("link {0:?} exists and was not made by skep: rename it or choose another bridge name")]
+    ForeignLink(String),
     /// The request contradicts the rules of the picture.
     #[error(transparent)]
     Invalid(#[from] skep_dataplane::NetworkError),

@@ -19,7 +19,9 @@ mod network;
 mod nft;
 mod ports;
 mod probe;
+mod publish;
 mod reconcile;
+mod restart;
 mod state;
 
 pub use error::NetworkError;

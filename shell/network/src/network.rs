@@ -3,18 +3,15 @@
 
 use crate::conntrack::{Conntrack, Flow};
 use crate::error::{NetworkError, Result, Tried};
-use crate::link::{self, Links, Target};
+use crate::link::{Links, Target};
 use crate::nft::{NamespacedNft, NftBackend, NftBinary};
 use crate::ports::ReservedPorts;
 use crate::probe::{open_failed, probe};
 use crate::state::State;
-use crate::{endpoint, namespace, reconcile};
+use crate::{endpoint, namespace, reconcile, restart};
 use skep_dataplane::network::check_container_id;
-use skep_dataplane::{
-    AddressPool, GatewayBridge, MacAddress, NetworkDiff, NodeNetwork, PortChange, PortKey, Protocol, PublishMode,
-    PublishedPort, Subnet, first_free_subnet, ruleset,
-};
-use std::collections::{BTreeMap, BTreeSet};
+use skep_dataplane::{AddressPool, GatewayBridge, MacAddress, NodeNetwork, PortKey, Subnet, ruleset};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -104,7 +101,7 @@ pub struct Network {
     conntrack: Mutex<Conntrack>,
     /// Addresses whose flows are to be forgotten with the next look.
     doomed: Mutex<BTreeSet<Ipv4Addr>>,
-    state: State,
+    pub(crate) state: State,
     ports: Mutex<ReservedPorts>,
     picture: Mutex<Picture>,
     /// The picture that the kernel's rules show; `None` when they have to be written afresh.
@@ -116,9 +113,9 @@ pub struct Network {
 /// What should be.
 pub(crate) struct Picture {
     pub(crate) network: NodeNetwork,
-    pool: AddressPool,
+    pub(crate) pool: AddressPool,
     /// Containers that a call works on right now.
-    busy: BTreeSet<String>,
+    pub(crate) busy: BTreeSet<String>,
 }
 
 impl Network {
@@ -135,7 +132,7 @@ impl Network {
         let home = namespace::current()?;
         let mut links = Links::open().map_err(open_failed)?;
         let state = State::open(&config.state_dir)?;
-        let bridge = choose_bridge(&config, &state, &mut links)?;
+        let bridge = restart::choose_bridge(&config, &state, &mut links)?;
         namespace::prepare_pins(&config.pins_dir)?;
         let network = Self {
             pins_dir: config.pins_dir.canonicalize().tried(|| format!("resolve {:?}", config.pins_dir))?,
@@ -156,6 +153,7 @@ impl Network {
             home,
         };
         reconcile::ensure_bridge(&network)?;
+        reconcile::warn_of_bridged_calls(&network)?;
         network.restore()?;
         network.remove_leaks()?;
         Ok(network)
@@ -249,62 +247,6 @@ impl Network {
         Ok(())
     }
 
-    /// After a restart: keeps the endpoints of these containers and removes everything else of ours.
-    pub fn adopt(&self, keep: &[String]) -> Result<AdoptReport> {
-        let keep: BTreeSet<&str> = keep.iter().map(String::as_str).collect();
-        let known: BTreeSet<String> = self.picture().network.endpoints.keys().cloned().collect();
-        let lost = keep.iter().filter(|id| !known.contains(**id)).map(|id| (*id).to_owned()).collect();
-        let mut report = AdoptReport { lost, ..AdoptReport::default() };
-        for container in known {
-            if keep.contains(container.as_str()) {
-                report.adopted.push(container);
-            } else {
-                self.remove_endpoint(&container)?;
-                report.removed.push(container);
-            }
-        }
-        report.removed.extend(self.remove_leaks()?);
-        Ok(report)
-    }
-
-    /// Replaces the published ports; returns when the kernel has them. Ports that cannot be published are named in
-    /// the report, the others are published all the same. Concurrent calls share transactions; the last one wins.
-    pub fn set_published(&self, wanted: Vec<PublishedPort>) -> Result<PublishReport> {
-        let mut report = PublishReport::default();
-        let mut guard = self.ports();
-        let ports = &mut *guard;
-        let endpoints = self.picture().network.endpoints.clone();
-        let accepted = namespace::within(&self.home, || Ok(accept(wanted, &endpoints, ports, &mut report)))?;
-        {
-            let mut picture = self.picture();
-            picture.network.published = accepted;
-            // A container may have gone between the check and now.
-            let gone: Vec<_> =
-                endpoints.keys().filter(|id| !picture.network.endpoints.contains_key(*id)).cloned().collect();
-            gone.iter().for_each(|container| picture.network.withdraw(container));
-            self.state.set_published(picture.network.published.values())?;
-        }
-        drop(guard);
-        self.flush()?;
-        let mut ports = self.ports();
-        let picture = self.picture();
-        let unused: Vec<_> = ports.unowned().filter(|key| !picture.network.published.contains_key(key)).collect();
-        unused.into_iter().for_each(|key| ports.release(key));
-        Ok(report)
-    }
-
-    /// Reserves a host-mode port for the container before it starts, until its endpoint is removed: `port`, or with 0
-    /// a free one between 32768 and 60999. Says which.
-    pub fn reserve_host_port(&self, container: &str, protocol: Protocol, port: u16) -> Result<u16> {
-        check_container_id(container)?;
-        let mut guard = self.ports();
-        let ports = &mut *guard;
-        namespace::within(&self.home, || match port {
-            0 => ports.reserve_any(protocol, container),
-            port => ports.reserve(PortKey { protocol, port }, Some(container)).map(|()| port),
-        })
-    }
-
     /// Makes the kernel be as it should be, whatever happened to it, and says what had to be repaired.
     pub fn reconcile(&self) -> Result<Vec<String>> {
         reconcile::reconcile(self)
@@ -326,57 +268,6 @@ impl Network {
         self.state.wipe()
     }
 
-    /// Makes the kernel's rules show the picture. Whoever waits here while another call works finds its own change
-    /// done when it gets its turn.
-    pub(crate) fn flush(&self) -> Result<()> {
-        let mut applied = self.applied();
-        let wanted = self.picture().network.clone();
-        let (transaction, diff) = match &*applied {
-            None => {
-                (Some(ruleset::full(&wanted)), NetworkDiff::between(&NodeNetwork::new(wanted.bridge.clone()), &wanted))
-            }
-            Some(old) => {
-                let diff = NetworkDiff::between(old, &wanted);
-                (ruleset::update(&diff), diff)
-            }
-        };
-        if let Some(transaction) = transaction {
-            *applied = None;
-            self.nft.apply(&self.home, &transaction)?;
-        }
-        *applied = Some(wanted.clone());
-        drop(applied);
-        self.forget_redirected(&diff, &wanted)
-    }
-
-    /// UDP has no end of a connection: a client that goes on sending would be led for ever where its first datagram
-    /// was led, to a backend that is gone, or to nobody.
-    fn forget_redirected(&self, diff: &NetworkDiff, network: &NodeNetwork) -> Result<()> {
-        let changed: BTreeSet<u16> = diff
-            .ports
-            .iter()
-            .map(PortChange::key)
-            .filter(|key| key.protocol == Protocol::Udp)
-            .map(|key| key.port)
-            .collect();
-        if changed.is_empty() {
-            return Ok(());
-        }
-        let subnet = network.bridge.subnet;
-        self.forget(|flow| {
-            let port = flow.original.destination_port;
-            let key = PortKey { protocol: Protocol::Udp, port };
-            // A container's own traffic to the same port of some server elsewhere is none of ours.
-            let passing = subnet.contains(flow.original.source) && !subnet.contains(flow.reply.source);
-            let backends = network.published.get(&key).map_or(&[][..], |published| &published.backends);
-            let current = backends
-                .iter()
-                .any(|backend| (backend.address, backend.target_port) == (flow.reply.source, flow.reply.source_port));
-            flow.original.protocol == Protocol::Udp.number() && changed.contains(&port) && !passing && !current
-        })
-        .map(drop)
-    }
-
     /// See [`Conntrack::rule_generation`].
     pub(crate) fn rule_generation(&self) -> Option<u32> {
         self.conntrack.lock().unwrap_or_else(PoisonError::into_inner).rule_generation()
@@ -395,71 +286,8 @@ impl Network {
         conntrack.forget(|flow| all.contains(&flow.original.source) || all.contains(&flow.reply.source)).map(drop)
     }
 
-    fn forget(&self, doomed: impl Fn(&Flow) -> bool) -> Result<usize> {
+    pub(crate) fn forget(&self, doomed: impl Fn(&Flow) -> bool) -> Result<usize> {
         self.conntrack.lock().unwrap_or_else(PoisonError::into_inner).forget(doomed)
-    }
-
-    /// Finds what an earlier run left: endpoints whose namespace lives, and the ports that led to them.
-    fn restore(&self) -> Result<()> {
-        {
-            let mut ports = self.ports();
-            let mut picture = self.picture();
-            for (container, address) in self.state.endpoints()? {
-                let Some(address) = address else { continue };
-                let found = self.derive(&container, address);
-                if namespace::is_pin(Path::new(&found.netns)) && picture.pool.claim(address).is_ok() {
-                    picture.network.endpoints.insert(container, found);
-                }
-            }
-            let endpoints = &picture.network.endpoints;
-            let mut published = self.state.published();
-            for port in &mut published {
-                port.backends.retain(|b| endpoints.get(&b.container).is_some_and(|found| found.address == b.address));
-            }
-            let mut report = PublishReport::default();
-            let accepted = accept(published, endpoints, &mut ports, &mut report);
-            for RefusedPort { port, error } in report.refused {
-                tracing::warn!(%port, %error, "cannot publish a port again");
-            }
-            picture.network.published = accepted;
-        }
-        self.flush()
-    }
-
-    /// Removes pins and links of ours that belong to no endpoint, and records of endpoints that are none.
-    fn remove_leaks(&self) -> Result<Vec<String>> {
-        let picture = self.picture();
-        let wanted =
-            |container: &str| picture.network.endpoints.contains_key(container) || picture.busy.contains(container);
-        let mut removed = Vec::new();
-        for (container, _) in self.state.endpoints()? {
-            if !wanted(&container) {
-                self.state.remove_endpoint(&container)?;
-            }
-        }
-        let entries = std::fs::read_dir(&self.pins_dir).tried(|| format!("read {:?}", self.pins_dir))?;
-        for entry in entries {
-            let path = entry.tried(|| format!("read {:?}", self.pins_dir))?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if !wanted(name) {
-                namespace::unpin(&path)?;
-                removed.push(name.to_owned());
-            }
-        }
-        let live: BTreeSet<String> = picture
-            .network
-            .endpoints
-            .values()
-            .map(|endpoint| endpoint.host_link.clone())
-            .chain(picture.busy.iter().map(|container| skep_dataplane::network::host_link_name(container)))
-            .collect();
-        let mut links = self.links();
-        for found in links.all()?.into_iter().filter(|found| endpoint::is_ours(found) && !live.contains(&found.name)) {
-            if links.remove(Target::Index(found.index))? {
-                removed.push(found.name);
-            }
-        }
-        Ok(removed)
     }
 
     fn make(&self, planned: &skep_dataplane::Endpoint, bridge: &GatewayBridge) -> Result<()> {
@@ -489,7 +317,7 @@ impl Network {
         Ok(())
     }
 
-    fn derive(&self, container: &str, address: Ipv4Addr) -> skep_dataplane::Endpoint {
+    pub(crate) fn derive(&self, container: &str, address: Ipv4Addr) -> skep_dataplane::Endpoint {
         let pin = self.pins_dir.join(container).to_string_lossy().into_owned();
         skep_dataplane::Endpoint::derived(container, pin, address)
     }
@@ -506,7 +334,7 @@ impl Network {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ports(&self) -> MutexGuard<'_, ReservedPorts> {
+    pub(crate) fn ports(&self) -> MutexGuard<'_, ReservedPorts> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -536,76 +364,4 @@ fn describe(endpoint: &skep_dataplane::Endpoint, bridge: &GatewayBridge) -> Endp
         gateway: bridge.gateway,
         mac: endpoint.mac,
     }
-}
-
-/// Which of the wanted ports can be published: each is checked and held; the first of two for one port wins.
-fn accept(
-    wanted: Vec<PublishedPort>,
-    endpoints: &BTreeMap<String, skep_dataplane::Endpoint>,
-    held: &mut ReservedPorts,
-    report: &mut PublishReport,
-) -> BTreeMap<PortKey, PublishedPort> {
-    let mut accepted = BTreeMap::new();
-    for port in wanted.into_iter().map(PublishedPort::normalized) {
-        let key = port.key();
-        let owner = match (port.mode, port.backends.first()) {
-            (PublishMode::Host, Some(backend)) => Some(backend.container.as_str()),
-            _ => None,
-        };
-        let checked = if accepted.contains_key(&key) {
-            Err(skep_dataplane::NetworkError::PortTwice(key).into())
-        } else {
-            port.validate(endpoints).map_err(NetworkError::from).and_then(|()| held.reserve(key, owner))
-        };
-        match checked {
-            Ok(()) => drop(accepted.insert(key, port)),
-            Err(error) => report.refused.push(RefusedPort { port: key, error }),
-        }
-    }
-    accepted
-}
-
-/// The bridge of an earlier run, or a new one with a subnet that nothing here uses, written down before it is made.
-fn choose_bridge(config: &NetworkConfig, state: &State, links: &mut Links) -> Result<GatewayBridge> {
-    let chosen = state.bridge()?;
-    let name = chosen.as_ref().map_or(&config.bridge_name, |bridge| &bridge.name).clone();
-    let existing = links.find(&name)?;
-    if existing.as_ref().is_some_and(|link| link.kind.as_deref() != Some("bridge") || link.group != link::OUR_GROUP) {
-        return Err(NetworkError::NotABridge(name));
-    }
-    let own = existing.map(|link| link.index);
-    let used: Vec<(Ipv4Addr, u8)> = {
-        let addresses = links.addresses()?.into_iter().filter(|found| Some(found.index) != own);
-        let addresses: Vec<_> = addresses.map(|found| (found.address, found.prefix)).collect();
-        let routes =
-            links.routes()?.into_iter().filter(|(_, prefix, link)| *prefix > 0 && (link.is_none() || *link != own));
-        routes.map(|(network, prefix, _)| (network, prefix)).chain(addresses).collect()
-    };
-    let overlapping = |subnet: Subnet| used.iter().find(|other| subnet.overlaps(**other));
-    if let Some(bridge) = chosen {
-        match overlapping(bridge.subnet) {
-            // Containers live in it: keep it. After a reboot nothing does, and another one can be chosen.
-            None => return Ok(bridge),
-            Some(_) if own.is_some() => return Ok(bridge),
-            Some((other, prefix)) => {
-                tracing::warn!(subnet = %bridge.subnet, "subnet of the gateway bridge is now used by {other}/{prefix}: choosing another");
-            }
-        }
-    }
-    let subnet = match config.subnet {
-        None => first_free_subnet(&used).ok_or(NetworkError::NoFreeSubnet)?,
-        Some(subnet) => match overlapping(subnet) {
-            None => subnet,
-            Some((other, prefix)) => {
-                return Err(NetworkError::SubnetInUse {
-                    subnet: subnet.to_string(),
-                    other: format!("{other}/{prefix}"),
-                });
-            }
-        },
-    };
-    let bridge = GatewayBridge { name, subnet, gateway: subnet.gateway(), mtu: config.mtu };
-    bridge.validate()?;
-    state.set_bridge(&bridge)?;
-    Ok(bridge)
 }

@@ -14,17 +14,32 @@ pub(crate) fn ensure_bridge(network: &Network) -> Result<Vec<String>> {
     let mut repaired = Vec::new();
     let mut links = network.links();
     let link = match links.find(&bridge.name)? {
-        Some(link) if link.kind.as_deref() != Some("bridge") => return Err(NetworkError::NotABridge(bridge.name)),
+        Some(link) if link.kind.as_deref() != Some("bridge") => return Err(NetworkError::ForeignLink(bridge.name)),
         Some(link) => link,
         None => {
             links.apply(vec![link::make_bridge(&bridge)])?;
             repaired.push(format!("bridge {} was missing", bridge.name));
-            links.find(&bridge.name)?.ok_or_else(|| NetworkError::NotABridge(bridge.name.clone()))?
+            links.find(&bridge.name)?.ok_or_else(|| NetworkError::ForeignLink(bridge.name.clone()))?
         }
     };
     repaired.extend(ensure_settings(network, &bridge)?);
     repaired.extend(ensure_address(&mut links, &link, &bridge)?);
     Ok(repaired)
+}
+
+/// Says at the start what cannot be helped: see [`ensure_settings`].
+pub(crate) fn warn_of_bridged_calls(network: &Network) -> Result<()> {
+    let calls = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    let initial = namespace::is_initial(&network.home);
+    let on =
+        namespace::within(&network.home, || Ok(std::fs::read_to_string(calls).is_ok_and(|now| now.trim() == "1")))?;
+    if initial && on {
+        tracing::warn!(
+            "net.bridge.bridge-nf-call-iptables is 1 and may be needed by others: containers cannot reach the ports \
+             that this node publishes by the node's address"
+        );
+    }
+    Ok(())
 }
 
 /// See [`Network::reconcile`]. What a container does to its own end is its own business: only the node's is looked at.

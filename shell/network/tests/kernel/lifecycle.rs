@@ -246,7 +246,7 @@ fn the_subnet_avoids_what_is_there_and_is_kept() {
     let config = skep_network::NetworkConfig { bridge_name: "up0".into(), ..other.config() };
     assert_eq!(
         skep_network::Network::open(config).unwrap_err().to_string(),
-        "link \"up0\" exists and is not a bridge: rename it or choose another bridge name"
+        "link \"up0\" exists and was not made by skep: rename it or choose another bridge name"
     );
 }
 

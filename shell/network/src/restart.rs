@@ -1,0 +1,142 @@
+//! After a restart: the bridge, the endpoints and the ports of an earlier run are found again, and what belongs to
+//! nobody is removed.
+
+use crate::error::{NetworkError, Result, Tried};
+use crate::link::{self, Links, Target};
+use crate::network::{AdoptReport, Network, NetworkConfig, PublishReport, RefusedPort};
+use crate::publish::accept;
+use crate::state::State;
+use crate::{endpoint, namespace};
+use skep_dataplane::network::host_link_name;
+use skep_dataplane::{GatewayBridge, Subnet, first_free_subnet};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+impl Network {
+    /// After a restart: keeps the endpoints of these containers and removes everything else of ours.
+    pub fn adopt(&self, keep: &[String]) -> Result<AdoptReport> {
+        let keep: BTreeSet<&str> = keep.iter().map(String::as_str).collect();
+        let known: BTreeSet<String> = self.picture().network.endpoints.keys().cloned().collect();
+        let lost = keep.iter().filter(|id| !known.contains(**id)).map(|id| (*id).to_owned()).collect();
+        let mut report = AdoptReport { lost, ..AdoptReport::default() };
+        for container in known {
+            if keep.contains(container.as_str()) {
+                report.adopted.push(container);
+            } else {
+                self.remove_endpoint(&container)?;
+                report.removed.push(container);
+            }
+        }
+        report.removed.extend(self.remove_leaks()?);
+        Ok(report)
+    }
+
+    /// Finds what an earlier run left: endpoints whose namespace lives, and the ports that led to them.
+    pub(crate) fn restore(&self) -> Result<()> {
+        {
+            let mut ports = self.ports();
+            let mut picture = self.picture();
+            for (container, address) in self.state.endpoints()? {
+                let Some(address) = address else { continue };
+                let found = self.derive(&container, address);
+                if namespace::is_pin(Path::new(&found.netns)) && picture.pool.claim(address).is_ok() {
+                    picture.network.endpoints.insert(container, found);
+                }
+            }
+            let endpoints = &picture.network.endpoints;
+            let mut published = self.state.published();
+            for port in &mut published {
+                port.backends.retain(|b| endpoints.get(&b.container).is_some_and(|found| found.address == b.address));
+            }
+            let mut report = PublishReport::default();
+            let accepted = accept(published, endpoints, &mut ports, &mut report);
+            for RefusedPort { port, error } in report.refused {
+                tracing::warn!(%port, %error, "cannot publish a port again");
+            }
+            picture.network.published = accepted;
+        }
+        self.flush()
+    }
+
+    /// Removes pins and links of ours that belong to no endpoint, and records of endpoints that are none.
+    pub(crate) fn remove_leaks(&self) -> Result<Vec<String>> {
+        let picture = self.picture();
+        let wanted =
+            |container: &str| picture.network.endpoints.contains_key(container) || picture.busy.contains(container);
+        let mut removed = Vec::new();
+        for (container, _) in self.state.endpoints()? {
+            if !wanted(&container) {
+                self.state.remove_endpoint(&container)?;
+            }
+        }
+        let entries = std::fs::read_dir(&self.pins_dir).tried(|| format!("read {:?}", self.pins_dir))?;
+        for entry in entries {
+            let path = entry.tried(|| format!("read {:?}", self.pins_dir))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if !wanted(name) {
+                namespace::unpin(&path)?;
+                removed.push(name.to_owned());
+            }
+        }
+        let live: BTreeSet<String> = picture
+            .network
+            .endpoints
+            .values()
+            .map(|endpoint| endpoint.host_link.clone())
+            .chain(picture.busy.iter().map(|container| host_link_name(container)))
+            .collect();
+        let mut links = self.links();
+        for found in links.all()?.into_iter().filter(|found| endpoint::is_ours(found) && !live.contains(&found.name)) {
+            if links.remove(Target::Index(found.index))? {
+                removed.push(found.name);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// The bridge of an earlier run, or a new one with a subnet that nothing here uses, written down before it is made.
+pub(crate) fn choose_bridge(config: &NetworkConfig, state: &State, links: &mut Links) -> Result<GatewayBridge> {
+    let chosen = state.bridge()?;
+    let name = chosen.as_ref().map_or(&config.bridge_name, |bridge| &bridge.name).clone();
+    let existing = links.find(&name)?;
+    if existing.as_ref().is_some_and(|link| link.kind.as_deref() != Some("bridge") || link.group != link::OUR_GROUP) {
+        return Err(NetworkError::ForeignLink(name));
+    }
+    let own = existing.map(|link| link.index);
+    let used: Vec<(Ipv4Addr, u8)> = {
+        let addresses = links.addresses()?.into_iter().filter(|found| Some(found.index) != own);
+        let addresses: Vec<_> = addresses.map(|found| (found.address, found.prefix)).collect();
+        let routes =
+            links.routes()?.into_iter().filter(|(_, prefix, link)| *prefix > 0 && (link.is_none() || *link != own));
+        routes.map(|(network, prefix, _)| (network, prefix)).chain(addresses).collect()
+    };
+    let overlapping = |subnet: Subnet| used.iter().find(|other| subnet.overlaps(**other));
+    if let Some(bridge) = chosen {
+        match overlapping(bridge.subnet) {
+            // Containers live in it: keep it. After a reboot nothing does, and another one can be chosen.
+            None => return Ok(bridge),
+            Some(_) if own.is_some() => return Ok(bridge),
+            Some((other, prefix)) => {
+                tracing::warn!(subnet = %bridge.subnet, "subnet of the gateway bridge is now used by {other}/{prefix}: choosing another");
+            }
+        }
+    }
+    let subnet = match config.subnet {
+        None => first_free_subnet(&used).ok_or(NetworkError::NoFreeSubnet)?,
+        Some(subnet) => match overlapping(subnet) {
+            None => subnet,
+            Some((other, prefix)) => {
+                return Err(NetworkError::SubnetInUse {
+                    subnet: subnet.to_string(),
+                    other: format!("{other}/{prefix}"),
+                });
+            }
+        },
+    };
+    let bridge = GatewayBridge { name, subnet, gateway: subnet.gateway(), mtu: config.mtu };
+    bridge.validate()?;
+    state.set_bridge(&bridge)?;
+    Ok(bridge)
+}
