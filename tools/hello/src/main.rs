@@ -2,9 +2,11 @@
 //! so the demo and the tests can make an image without a registry.
 //!
 //! `GET /` answers with the host name, the version given in `HELLO_VERSION` and the client's address; `/exit/N` ends the process
-//! with code N; `/env/NAME` tells a variable. SIGTERM ends it with code 0 once open answers are sent.
+//! with code N; `/env/NAME` tells a variable. SIGTERM ends it with code 0.
+//!
+//! `hello get ADDRESS:PORT [PATH]` is its client: it prints the answer, and fails when there is none.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -14,6 +16,29 @@ use nix::sys::signal::{SigSet, Signal};
 const LINE_MAX: u64 = 4096;
 
 fn main() -> std::io::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["get", address] => get(address, "/"),
+        ["get", address, path] => get(address, path),
+        [address] => serve(address),
+        _ => serve("0.0.0.0:8080"),
+    }
+}
+
+fn get(address: &str, path: &str) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    if !head.starts_with("HTTP/1.1 200") {
+        return Err(std::io::Error::other(format!("unexpected answer: {head}")));
+    }
+    std::io::stdout().write_all(body.as_bytes())
+}
+
+fn serve(address: &str) -> std::io::Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
@@ -23,8 +48,7 @@ fn main() -> std::io::Result<()> {
         eprintln!("stopping: {signal:?}");
         std::process::exit(0);
     });
-    let address = std::env::args().nth(1).unwrap_or_else(|| "0.0.0.0:8080".to_owned());
-    let listener = TcpListener::bind(&address)?;
+    let listener = TcpListener::bind(address)?;
     eprintln!("hello listens on {address}");
     for stream in listener.incoming() {
         let stream = stream?;

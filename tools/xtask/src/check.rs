@@ -1,0 +1,39 @@
+//! What every commit needs, and every test.
+
+use std::time::Instant;
+
+use anyhow::bail;
+
+use crate::setup::{Need, install};
+use crate::shell::{has, is_root, run};
+
+/// Format, lints and the rules for dependencies.
+pub(crate) fn check() -> anyhow::Result<()> {
+    run("cargo", &["fmt", "--all", "--check"])?;
+    run("cargo", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+    run("cargo", &["deny", "--log-level", "error", "check", "licenses", "bans", "sources"])
+}
+
+/// [`check`], then every test. Needs root for the tests with real containers and networks.
+pub(crate) fn test() -> anyhow::Result<()> {
+    let begin = Instant::now();
+    if !is_root() {
+        bail!("the tests run real containers and networks and need root: run `sudo make test`");
+    }
+    install(&Need::ALL)?;
+    check()?;
+    build_hello()?;
+    run("cargo", &["build", "--quiet", "--package", "skep"])?;
+    run("cargo", &["nextest", "run", "--workspace"])?;
+    if !has("docker") {
+        println!("left out: the cases that drive the docker client, because there is none on this machine");
+    }
+    println!("all tests passed in {} s", begin.elapsed().as_secs());
+    Ok(())
+}
+
+/// The static example server goes to `target/debug/skep-hello`.
+pub(crate) fn build_hello() -> anyhow::Result<()> {
+    let package = ["rustc", "--quiet", "--package", "skep-hello", "--", "-C", "target-feature=+crt-static"];
+    run("cargo", &package)
+}
