@@ -1,0 +1,388 @@
+//! What a container is to be, as plain data: the file `shim.json` in a bundle, written by the engine and read by the
+//! shim. It has a version; a shim refuses a newer one instead of guessing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The version of `shim.json` this release writes, and the highest it reads.
+pub const CONFIG_VERSION: u32 = 1;
+
+/// Docker's size of `/dev/shm` in bytes when nothing else is asked for.
+const SHM_SIZE: u64 = 64 << 20;
+
+/// Everything the shim needs to run one container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerConfig {
+    /// Format version, see [`CONFIG_VERSION`].
+    pub version: u32,
+    /// The container's id; also the name of its cgroup.
+    pub id: String,
+    /// Cgroup below which the container's own is made, absolute from the root of each hierarchy (`/skep`).
+    pub cgroup_parent: String,
+    /// Where the root file system comes from.
+    pub rootfs: RootFs,
+    /// Mount the root file system read-only.
+    #[serde(default)]
+    pub read_only_rootfs: bool,
+    /// Program and its arguments; must not be empty.
+    pub args: Vec<String>,
+    /// `KEY=value`. `PATH`, `HOSTNAME` and `HOME` are added where missing, as Docker does.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Working directory, absolute; empty means `/`. Created when missing.
+    #[serde(default)]
+    pub cwd: String,
+    /// Host name inside the container.
+    #[serde(default)]
+    pub hostname: String,
+    /// NIS domain name inside the container.
+    #[serde(default)]
+    pub domainname: Option<String>,
+    /// `uid`, `name`, `uid:gid` or `name:group`; empty means root. Looked up inside the container's rootfs.
+    #[serde(default)]
+    pub user: String,
+    /// Additional groups, names or numbers.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Capabilities on top of Docker's default set, with or without `CAP_`; `ALL` means all.
+    #[serde(default)]
+    pub cap_add: Vec<String>,
+    /// Capabilities taken away from Docker's default set; `ALL` means all.
+    #[serde(default)]
+    pub cap_drop: Vec<String>,
+    /// Which system calls are allowed.
+    #[serde(default)]
+    pub seccomp: Seccomp,
+    /// Forbid gaining privileges by execve.
+    #[serde(default)]
+    pub no_new_privileges: bool,
+    /// Mounts besides the default ones.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+    /// Limits.
+    #[serde(default)]
+    pub resources: Resources,
+    /// `ulimit`s; clamped to the current hard limit when the shim lacks `CAP_SYS_RESOURCE`.
+    #[serde(default)]
+    pub rlimits: Vec<Rlimit>,
+    /// Kernel parameters set in the container's namespaces, e.g. `net.ipv4.ip_forward`.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// OOM score adjustment, -1000 to 1000.
+    #[serde(default)]
+    pub oom_score_adj: Option<i32>,
+    /// The network namespace.
+    #[serde(default)]
+    pub network: NetworkNamespace,
+    /// A terminal. Not supported yet: refused.
+    #[serde(default)]
+    pub tty: bool,
+    /// A tiny init as pid 1. Not supported yet: refused.
+    #[serde(default)]
+    pub init: bool,
+    /// Size of `/dev/shm` in bytes.
+    #[serde(default = "shm_size")]
+    pub shm_size: u64,
+    /// Where output goes; `None` discards it.
+    #[serde(default)]
+    pub log: Option<LogConfig>,
+}
+
+fn shm_size() -> u64 {
+    SHM_SIZE
+}
+
+impl ContainerConfig {
+    /// A container with Docker's defaults that runs `args` in `rootfs`.
+    #[must_use]
+    pub fn new(id: impl Into<String>, rootfs: RootFs, args: Vec<String>) -> Self {
+        Self {
+            version: CONFIG_VERSION,
+            id: id.into(),
+            cgroup_parent: "/skep".to_owned(),
+            rootfs,
+            read_only_rootfs: false,
+            args,
+            env: Vec::new(),
+            cwd: String::new(),
+            hostname: String::new(),
+            domainname: None,
+            user: String::new(),
+            groups: Vec::new(),
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            seccomp: Seccomp::Default,
+            no_new_privileges: false,
+            mounts: Vec::new(),
+            resources: Resources::default(),
+            rlimits: Vec::new(),
+            sysctls: BTreeMap::new(),
+            oom_score_adj: None,
+            network: NetworkNamespace::Private,
+            tty: false,
+            init: false,
+            shm_size: SHM_SIZE,
+            log: None,
+        }
+    }
+
+    /// Reads a `shim.json`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not JSON of this shape, or was written by a newer release.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let bytes = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let wrong = |source| ConfigError::Parse { path: path.to_owned(), source };
+        let found: Versioned = serde_json::from_slice(&bytes).map_err(wrong)?;
+        if found.version > CONFIG_VERSION {
+            return Err(ConfigError::Newer { path: path.to_owned(), found: found.version });
+        }
+        serde_json::from_slice(&bytes).map_err(wrong)
+    }
+
+    /// Refuses what cannot run, before anything is made.
+    ///
+    /// # Errors
+    /// With a sentence that names the setting.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let bad = |text: String| Err(ConfigError::Unsupported(text));
+        if self.args.first().is_none_or(String::is_empty) {
+            return bad("no command specified".to_owned());
+        }
+        if self.id.is_empty()
+            || self.id.len() > 128
+            || !self.id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        {
+            return bad(format!("invalid container id {:?}: letters, digits, \"-\" and \"_\" only", self.id));
+        }
+        if !self.cgroup_parent.starts_with('/') || self.cgroup_parent.split('/').any(|part| part == ".." || part == ".")
+        {
+            return bad(format!(
+                "invalid cgroup parent {:?}: must be an absolute path without \"..\"",
+                self.cgroup_parent
+            ));
+        }
+        if self.tty {
+            return bad("a terminal (tty) is not supported yet: run the service without --tty".to_owned());
+        }
+        if self.init {
+            return bad("an init process as pid 1 is not supported yet: run the service without --init".to_owned());
+        }
+        if !self.cwd.is_empty() && !self.cwd.starts_with('/') {
+            return bad(format!("the working directory '{}' is invalid, it needs to be an absolute path", self.cwd));
+        }
+        let nul = |text: &String| text.contains('\0');
+        if self.args.iter().any(nul) || self.env.iter().any(nul) || nul(&self.cwd) {
+            return bad("arguments, environment and working directory must not contain a NUL byte".to_owned());
+        }
+        if let Some(score) = self.oom_score_adj
+            && !(-1000..=1000).contains(&score)
+        {
+            return bad(format!("invalid value {score}, range for oom score adj is [-1000, 1000]"));
+        }
+        Ok(())
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read container configuration {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("cannot understand container configuration {path:?}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Written by a newer release.
+    #[error(
+        "container configuration {path:?} has version {found}, this release reads up to {CONFIG_VERSION}: use the newer skep"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// A setting that cannot be had.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// Where a container's root file system comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootFs {
+    /// A directory, used as it is.
+    Dir(PathBuf),
+    /// An overlay that the shim mounts in its own mount namespace; it vanishes with the shim and the container.
+    Overlay {
+        /// Read-only layers, topmost first.
+        lower: Vec<PathBuf>,
+        /// Receives what the container writes.
+        upper: PathBuf,
+        /// overlayfs's work directory, on the file system of `upper`.
+        work: PathBuf,
+        /// Empty directory where the result is mounted.
+        merged: PathBuf,
+    },
+}
+
+/// Which system calls a container may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seccomp {
+    /// Docker's default profile, resolved for this machine and the container's capabilities.
+    #[default]
+    Default,
+    /// All of them.
+    Unconfined,
+    /// A profile in Docker's JSON form.
+    Profile(String),
+}
+
+/// The network namespace of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkNamespace {
+    /// A new one with only a loopback device that is down.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+    /// An existing one, e.g. `/run/netns/x`.
+    Path(PathBuf),
+}
+
+/// How mounts below a bind mount travel between host and container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BindPropagation {
+    /// Not at all, recursively (the default).
+    #[default]
+    Rprivate,
+    /// Not at all.
+    Private,
+    /// From the host into the container, recursively.
+    Rslave,
+    /// From the host into the container.
+    Slave,
+}
+
+/// A mount besides the default ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Mount {
+    /// A file or directory of the host.
+    Bind {
+        /// Absolute path on the host; must exist.
+        source: PathBuf,
+        /// Absolute path in the container.
+        target: PathBuf,
+        /// Not writable.
+        #[serde(default)]
+        read_only: bool,
+        /// How mounts below it travel.
+        #[serde(default)]
+        propagation: BindPropagation,
+        /// Leave out what is mounted below the source.
+        #[serde(default)]
+        non_recursive: bool,
+    },
+    /// A file system in memory.
+    Tmpfs {
+        /// Absolute path in the container.
+        target: PathBuf,
+        /// Bytes; `None` leaves it to the kernel (half of the memory).
+        #[serde(default)]
+        size: Option<u64>,
+        /// Permission bits of its root; Docker's default is 1777 octal.
+        #[serde(default)]
+        mode: Option<u32>,
+        /// Not writable.
+        #[serde(default)]
+        read_only: bool,
+        /// More mount options, e.g. `noexec`, `uid=100`.
+        #[serde(default)]
+        options: Vec<String>,
+    },
+}
+
+/// Limits; `None` means unlimited (the kernel's default).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Bytes of memory.
+    pub memory: Option<i64>,
+    /// Bytes of memory plus swap; -1 is unlimited. Needs `memory`.
+    pub memory_swap: Option<i64>,
+    /// 0 to 100.
+    pub memory_swappiness: Option<u64>,
+    /// Billionths of a CPU.
+    pub nano_cpus: Option<i64>,
+    /// Relative weight, 1024 is normal.
+    pub cpu_shares: Option<u64>,
+    /// CPUs that may be used, e.g. `0-2,4`.
+    pub cpuset_cpus: Option<String>,
+    /// Number of processes and threads; -1 is unlimited.
+    pub pids: Option<i64>,
+}
+
+/// One `ulimit`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// Docker's name, e.g. `nofile`.
+    pub name: String,
+    /// Soft limit; -1 is unlimited.
+    pub soft: i64,
+    /// Hard limit; -1 is unlimited.
+    pub hard: i64,
+}
+
+/// A log in Docker's json-file form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// Bytes after which the file is rotated (`x` becomes `x.1` and so on); `None` never.
+    #[serde(default)]
+    pub max_size: Option<u64>,
+    /// Number of files kept, the current one included; at least 1.
+    #[serde(default = "one")]
+    pub max_files: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A process to start in a running container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecConfig {
+    /// Program and its arguments.
+    pub args: Vec<String>,
+    /// `KEY=value`, on top of the container's own environment.
+    pub env: Vec<String>,
+    /// Working directory; empty means the container's.
+    pub cwd: String,
+    /// As [`ContainerConfig::user`]; empty means the container's user.
+    pub user: String,
+    /// A terminal. Not supported yet: refused.
+    pub tty: bool,
+}

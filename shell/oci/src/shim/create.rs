@@ -1,0 +1,273 @@
+//! Makes the container with libcontainer, starts it, tells the launcher, and goes on as `shim --hold`.
+
+use std::error::Error;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{dup2, pipe2};
+
+use super::executor::Program;
+use super::hold::{HOLD, HoldFile};
+use super::{hold, launch, log};
+use crate::cgroup::{Cgroups, ContainerCgroup};
+use crate::client::{Failure, Report};
+use crate::config::{ContainerConfig, RootFs};
+use crate::process::ProcessId;
+use crate::record::{
+    CANCEL_FILE, CONFIG_FILE, EXIT_FILE, ExitRecord, LAYERS_DIR, PID_FILE, Pids, RECORD_VERSION, RUNTIME_DIR,
+    SOCKET_FILE, now, write_atomically, write_durably,
+};
+use crate::rootfs::{mkdir_inside, mount_rootfs, own_mount_namespace};
+use crate::spec::build_spec;
+
+/// Docker's code for a container that could not be started for another reason than its program.
+const NOT_STARTED: i32 = 128;
+
+/// What has been made so far, to be undone when the rest fails.
+#[derive(Default)]
+struct Made {
+    cgroup: Option<ContainerCgroup>,
+    init: Option<ProcessId>,
+}
+
+/// Runs the container in `bundle`. Standard output is the way to the launcher.
+pub(super) fn run(bundle: PathBuf) -> ExitCode {
+    let report = match take_report() {
+        Ok(report) => report,
+        Err(_) => return ExitCode::FAILURE,
+    };
+    let mut made = Made::default();
+    match start(&bundle, &mut made) {
+        Ok((pids, hold)) => {
+            tell(report, &Report { running: Some(pids), failed: None });
+            go_on(&bundle, hold)
+        }
+        Err(failure) => {
+            undo(&bundle, &made);
+            let record = ExitRecord {
+                version: RECORD_VERSION,
+                exit_code: failure.exit_code,
+                finished_at: now(),
+                error: Some(failure.message.clone()),
+                ..ExitRecord::default()
+            };
+            // Without it the daemon finds a bundle that never started, and says so.
+            let _ = write_durably(&bundle, EXIT_FILE, &record);
+            let _ = std::fs::remove_file(bundle.join(PID_FILE));
+            tell(report, &Report { running: None, failed: Some(failure) });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Moves the launcher's pipe away from standard output, and puts `/dev/null` on the standard descriptors.
+fn take_report() -> io::Result<OwnedFd> {
+    let report = fcntl(1, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: a fresh descriptor that nobody else owns.
+    let report = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(report) };
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    for fd in 0..3 {
+        dup2(null.as_raw_fd(), fd)?;
+    }
+    Ok(report)
+}
+
+/// The launcher may be gone: that is no reason to stop.
+fn tell(report: OwnedFd, what: &Report) {
+    let _ = File::from(report).write_all(&serde_json::to_vec(what).unwrap_or_default());
+}
+
+fn start(bundle: &Path, made: &mut Made) -> Result<(Pids, HoldFile), Failure> {
+    let shim = ProcessId::this().ok_or_else(|| other("cannot read /proc"))?;
+    let mut pids = Pids { version: RECORD_VERSION, shim, init: None, started_at: None };
+    let step = |what: &'static str| move |error: io::Error| other(&format!("{what}: {error}"));
+    std::env::set_current_dir(bundle).map_err(step("cannot enter the bundle"))?;
+    write_atomically(bundle, PID_FILE, &pids).map_err(step("cannot write pid.json"))?;
+    refuse_when_cancelled(bundle)?;
+    let config = ContainerConfig::load(&bundle.join(CONFIG_FILE)).map_err(|error| other(&chain(&error)))?;
+    config.check().map_err(|error| other(&chain(&error)))?;
+
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    nix::sys::prctl::set_child_subreaper(true).map_err(|error| other(&error.to_string()))?;
+    let _ = nix::sys::prctl::set_name(c"skep-shim");
+    own_mount_namespace().map_err(step("cannot make a mount namespace"))?;
+    let rootfs = mount_rootfs(bundle, &config.rootfs).map_err(step("cannot mount the root file system"))?;
+    if !config.cwd.is_empty() {
+        mkdir_inside(&rootfs, Path::new(&config.cwd)).map_err(|error| {
+            other(&format!("cannot make the working directory {}: {}", config.cwd, super::executor::plain(&error)))
+        })?;
+    }
+    let cgroups = Cgroups::detect().map_err(step("cannot use control groups"))?;
+    let cgroup = cgroups.container(&config.cgroup_parent, &config.id);
+    made.cgroup = Some(cgroup.clone());
+    cgroup.create().map_err(step("cannot make the control group"))?;
+    if let Some(config) = &config.log {
+        log::Log::open(config).map_err(step("failed to initialize logging driver"))?;
+    }
+    let spec = build_spec(&config, &rootfs, &cgroups).map_err(|error| other(&chain(&error)))?;
+    let runtime = bundle.join(RUNTIME_DIR);
+    clear(&runtime).and_then(|()| std::fs::create_dir_all(&runtime)).map_err(step("cannot make the runtime state"))?;
+    spec.save(runtime.join("config.json")).map_err(|error| other(&chain(&error)))?;
+
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| other(&error.to_string()));
+    let (stdout, stdout_child) = pipe()?;
+    let (stderr, stderr_child) = pipe()?;
+    let (errors, errors_child) = pipe()?;
+    let oom_score = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
+    let program = Program { errors: errors_child.as_raw_fd() };
+    let built = create(&config, &runtime, (stdout_child, stderr_child), program);
+    drop(errors_child);
+    let mut container =
+        built.map_err(|error| program_failure(&errors, true).unwrap_or_else(|| oci(&chain(error.as_ref()))))?;
+    pids.init = container.pid().and_then(|pid| ProcessId::of(pid.as_raw()));
+    let init = pids.init.ok_or_else(|| oci("the container's first process ended before it was started"))?;
+    made.init = Some(init);
+    // libcontainer sets it for itself, to be inherited.
+    if let Some(score) = oom_score {
+        let _ = std::fs::write("/proc/self/oom_score_adj", score.trim());
+    }
+    write_atomically(bundle, PID_FILE, &pids).map_err(step("cannot write pid.json"))?;
+    refuse_when_cancelled(bundle)?;
+    let _ = std::fs::remove_file(SOCKET_FILE);
+    let listener = UnixListener::bind(SOCKET_FILE).map_err(step("cannot make the socket"))?;
+    let started_at = now();
+    container.start().map_err(|error| oci(&chain(&error)))?;
+    if let Some(failure) = program_failure(&errors, false) {
+        return Err(failure);
+    }
+    pids.started_at = Some(started_at.clone());
+    write_atomically(bundle, PID_FILE, &pids).map_err(step("cannot write pid.json"))?;
+    let merged = match &config.rootfs {
+        RootFs::Overlay { merged, .. } => Some(merged.clone()),
+        RootFs::Dir(_) => None,
+    };
+    let hold = HoldFile {
+        init,
+        started_at,
+        log: config.log,
+        merged,
+        cgroup,
+        oom_score_adj: config.oom_score_adj,
+        stdout: keep(stdout)?,
+        stderr: keep(stderr)?,
+        listener: keep(listener.into())?,
+    };
+    Ok((pids, hold))
+}
+
+fn create(
+    config: &ContainerConfig,
+    runtime: &Path,
+    (stdout, stderr): (OwnedFd, OwnedFd),
+    program: Program,
+) -> Result<Container, Box<dyn Error>> {
+    let container = ContainerBuilder::new(config.id.clone(), SyscallType::default())
+        .with_root_path(runtime.join("state"))?
+        .with_executor(program)
+        .with_stdin(File::open("/dev/null")?)
+        .with_stdout(stdout)
+        .with_stderr(stderr)
+        .validate_id()?
+        .as_init(runtime)
+        .with_systemd(false)
+        .with_detach(true)
+        .build()?;
+    Ok(container)
+}
+
+/// What the container's first process says before it becomes the program: nothing means that it did. While the
+/// container is only being made it may be alive still and say nothing: then do not wait.
+fn program_failure(errors: &OwnedFd, at_once: bool) -> Option<Failure> {
+    if at_once {
+        fcntl(errors.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).ok()?;
+    }
+    let mut bytes = Vec::new();
+    let mut file = File::from(errors.try_clone().ok()?);
+    let _ = file.read_to_end(&mut bytes);
+    let failure: Failure = serde_json::from_slice(&bytes).ok()?;
+    Some(Failure { message: oci(&format!("error during container init: {}", failure.message)).message, ..failure })
+}
+
+/// Survives the coming execve.
+fn keep(fd: OwnedFd) -> Result<i32, Failure> {
+    fcntl(fd.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty())).map_err(|error| other(&error.to_string()))?;
+    Ok(std::os::fd::IntoRawFd::into_raw_fd(fd))
+}
+
+fn go_on(bundle: &Path, hold: HoldFile) -> ExitCode {
+    let written = write_atomically(&bundle.join(RUNTIME_DIR), hold::HOLD_FILE, &hold);
+    if let (Ok(()), Ok(binary)) = (written, launch::own_binary()) {
+        let _ = launch::execute(&binary, &[OsStr::new(HOLD), bundle.as_os_str()]);
+    }
+    // It costs more memory this way, but the container is held.
+    hold::hold(bundle, hold)
+}
+
+fn refuse_when_cancelled(bundle: &Path) -> Result<(), Failure> {
+    if bundle.join(CANCEL_FILE).exists() {
+        return Err(other("the start was cancelled"));
+    }
+    Ok(())
+}
+
+fn undo(bundle: &Path, made: &Made) {
+    let reap = || {
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            if status == nix::sys::wait::WaitStatus::StillAlive {
+                break;
+            }
+        }
+    };
+    if let Some(init) = made.init {
+        let _ = init.kill(libc::SIGKILL);
+    }
+    if let Some(cgroup) = &made.cgroup {
+        cgroup.kill_rest(reap);
+        reap();
+        let _ = cgroup.remove();
+    }
+    let _ = clear(&bundle.join(RUNTIME_DIR));
+    let _ = clear(&bundle.join(LAYERS_DIR));
+    let _ = std::fs::remove_file(bundle.join(SOCKET_FILE));
+}
+
+fn clear(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn other(text: &str) -> Failure {
+    Failure { exit_code: NOT_STARTED, message: format!("failed to create task for container: {text}") }
+}
+
+fn oci(text: &str) -> Failure {
+    other(&format!(
+        "failed to create shim task: OCI runtime create failed: unable to start container process: {text}: unknown"
+    ))
+}
+
+/// An error with its causes.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

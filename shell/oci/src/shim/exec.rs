@@ -1,0 +1,426 @@
+//! A further process in a running container, with the container's confinement: same namespaces, control group,
+//! capabilities, system call filter and `no_new_privs`. The shim forks a helper that executes `shim --exec`; it enters
+//! the container and forks again (a pid namespace is entered by children only); that child is the shim's own child
+//! (`CLONE_PARENT`), takes on the confinement and becomes the program. Both report to the shim on a pipe.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::process::ExitCode;
+
+use libcontainer::oci_spec::runtime::{Capability as OciCapability, Spec};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::unistd::{ForkResult, Gid, Uid, fork, pipe2};
+use serde::{Deserialize, Serialize};
+
+use super::executor::{execute, exit_code, find, plain};
+use super::hold::HoldFile;
+use super::launch;
+use super::server::Server;
+use crate::cgroup::ContainerCgroup;
+use crate::client::Failure;
+use crate::config::ExecConfig;
+use crate::process::ProcessId;
+use crate::protocol::Answer;
+use crate::record::RUNTIME_DIR;
+use crate::rootfs::read_inside;
+use crate::spec::user;
+
+pub(super) const EXEC: &str = "--exec";
+/// Where the helper finds what to do, and where it reports.
+const REQUEST_FD: RawFd = 3;
+const STATUS_FD: RawFd = 4;
+/// Execs at once in one container.
+const EXECS_MAX: usize = 256;
+
+#[derive(Serialize, Deserialize)]
+struct Request {
+    exec: ExecConfig,
+    init: ProcessId,
+    cgroup: ContainerCgroup,
+    oom_score_adj: Option<i32>,
+}
+
+/// One line on the status pipe.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Pid(i32),
+    Failed(Failure),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy)]
+pub(super) struct Finished {
+    pub(super) code: i32,
+    pub(super) signal: Option<i32>,
+}
+
+struct Run {
+    client: (u64, u64),
+    status: Option<File>,
+    text: Vec<u8>,
+    pid: Option<i32>,
+    failed: Option<Failure>,
+    finished: Option<Finished>,
+    answered: bool,
+}
+
+/// The execs of a container.
+#[derive(Default)]
+pub(super) struct Execs {
+    runs: Vec<Run>,
+}
+
+impl Execs {
+    pub(super) fn running(&self) -> usize {
+        self.runs.len()
+    }
+
+    pub(super) fn has(&self, pid: i32) -> bool {
+        self.runs.iter().any(|run| run.pid == Some(pid) && run.finished.is_none())
+    }
+
+    pub(super) fn pollable(&self) -> impl Iterator<Item = (usize, RawFd)> {
+        let open = |(index, run): (usize, &Run)| run.status.as_ref().map(|pipe| (index, pipe.as_raw_fd()));
+        self.runs.iter().enumerate().filter_map(open)
+    }
+
+    /// Starts a helper. The answer to the client follows when it has reported.
+    pub(super) fn start(
+        &mut self,
+        held: &HoldFile,
+        config: &ExecConfig,
+        stdio: [OwnedFd; 3],
+        client: (u64, u64),
+    ) -> Result<(), String> {
+        if config.tty {
+            return Err("a terminal (tty) is not supported yet: run the exec without --tty".to_owned());
+        }
+        if config.args.first().is_none_or(String::is_empty) {
+            return Err("no exec command specified".to_owned());
+        }
+        if self.runs.len() >= EXECS_MAX {
+            return Err(format!("too many execs at once in this container, at most {EXECS_MAX}"));
+        }
+        let request = Request {
+            exec: config.clone(),
+            init: held.init,
+            cgroup: held.cgroup.clone(),
+            oom_score_adj: held.oom_score_adj,
+        };
+        let status = spawn(&request, stdio).map_err(|error| format!("cannot start an exec: {error}"))?;
+        self.runs.push(Run {
+            client,
+            status: Some(status),
+            text: Vec::new(),
+            pid: None,
+            failed: None,
+            finished: None,
+            answered: false,
+        });
+        Ok(())
+    }
+
+    /// Reads what a helper reports; the end of the pipe means that the program runs or never will.
+    pub(super) fn read_status(&mut self, index: usize, server: &mut Server) {
+        let Some(run) = self.runs.get_mut(index) else { return };
+        let Some(pipe) = &mut run.status else { return };
+        let mut buffer = [0; 1024];
+        loop {
+            match pipe.read(&mut buffer) {
+                Ok(count) if count > 0 && run.text.len() < 65536 => run.text.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                _ => {
+                    run.status = None;
+                    break;
+                }
+            }
+        }
+        while let Some(end) = run.text.iter().position(|byte| *byte == b'\n') {
+            match serde_json::from_slice(&run.text[..end]) {
+                Ok(Status::Pid(pid)) => run.pid = Some(pid),
+                Ok(Status::Failed(failure)) => run.failed = Some(failure),
+                Err(_) => {}
+            }
+            run.text.drain(..=end);
+        }
+        if run.status.is_none() && !run.answered {
+            run.answered = true;
+            let answer = match (&run.failed, run.pid) {
+                (Some(failure), _) => Answer::ExecFailed { code: failure.exit_code, message: failure.message.clone() },
+                (None, Some(pid)) => Answer::ExecStarted { pid },
+                (None, None) => Answer::ExecFailed { code: 126, message: failed("the helper process ended").message },
+            };
+            server.answer(run.client.0, run.client.1, answer);
+        }
+    }
+
+    /// A child that is not the container's first process has ended. A program's pid is on its pipe before it starts.
+    pub(super) fn reaped(&mut self, pid: i32, finished: Finished, server: &mut Server) {
+        for index in 0..self.runs.len() {
+            self.read_status(index, server);
+        }
+        if let Some(run) = self.runs.iter_mut().find(|run| run.pid == Some(pid) && run.finished.is_none()) {
+            run.finished = Some(finished);
+        }
+    }
+
+    /// Answers for those that ended, and forgets them.
+    pub(super) fn sweep(&mut self, server: &mut Server) {
+        self.runs.retain(|run| {
+            let Some(finished) = run.finished.filter(|_| run.answered) else {
+                return !(run.answered && run.failed.is_some() || run.answered && run.pid.is_none());
+            };
+            if run.failed.is_none() {
+                let Finished { code, signal } = finished;
+                server.answer(run.client.0, run.client.1, Answer::ExecExited { code, signal });
+            }
+            false
+        });
+    }
+}
+
+/// Forks and executes a helper with `stdio`, the request on descriptor 3 and its report on 4.
+fn spawn(request: &Request, stdio: [OwnedFd; 3]) -> io::Result<File> {
+    let binary = launch::own_binary()?;
+    let mut file = File::from(nix::sys::memfd::memfd_create(c"exec", nix::sys::memfd::MemFdCreateFlag::MFD_CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(request)?)?;
+    io::Seek::rewind(&mut file)?;
+    let (status, report) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(status.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    // SAFETY: this process has one thread; the child may do anything.
+    match unsafe { fork() }? {
+        ForkResult::Parent { .. } => Ok(File::from(status)),
+        ForkResult::Child => {
+            let [stdin, stdout, stderr] = stdio;
+            let _ = place([stdin, stdout, stderr, file.into(), report], &binary);
+            // SAFETY: ends the child without running anything of the parent's.
+            unsafe { libc::_exit(126) }
+        }
+    }
+}
+
+/// Puts the descriptors at 0 to 4 and executes the helper; returns only when that fails.
+fn place(fds: [OwnedFd; 5], binary: &OwnedFd) -> io::Error {
+    let binary = match above(binary) {
+        Ok(binary) => binary,
+        Err(error) => return error,
+    };
+    // First out of the way: a source may sit where a target goes.
+    let moved: Result<Vec<OwnedFd>, io::Error> = fds.iter().map(above).collect();
+    let moved = match moved {
+        Ok(moved) => moved,
+        Err(error) => return error,
+    };
+    std::mem::forget(fds);
+    for (target, fd) in (0..).zip(&moved) {
+        if let Err(error) = nix::unistd::dup2(fd.as_raw_fd(), target) {
+            return error.into();
+        }
+    }
+    launch::execute(&binary, &[std::ffi::OsStr::new(EXEC)])
+}
+
+fn above(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    let fd = fcntl(fd.as_raw_fd(), FcntlArg::F_DUPFD_CLOEXEC(16))?;
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Docker's text around why an exec did not come to be.
+fn failed(text: &str) -> Failure {
+    Failure {
+        exit_code: 126,
+        message: format!("OCI runtime exec failed: exec failed: unable to start container process: {text}"),
+    }
+}
+
+fn because(what: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |error| failed(&format!("{what}: {}", plain(&error)))
+}
+
+/// The helper.
+pub(super) fn run() -> ExitCode {
+    // SAFETY: the shim put these descriptors there for us.
+    let (request, mut status) = unsafe { (File::from_raw_fd(REQUEST_FD), File::from_raw_fd(STATUS_FD)) };
+    let _ = fcntl(STATUS_FD, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    let Err(failure) = enter(request, &mut status);
+    report(&mut status, &Status::Failed(failure));
+    ExitCode::from(126)
+}
+
+fn report(pipe: &mut File, status: &Status) {
+    let mut line = serde_json::to_vec(status).unwrap_or_default();
+    line.push(b'\n');
+    let _ = pipe.write_all(&line);
+}
+
+/// Enters the container. In the child that becomes the program this returns only with an error; the parent exits.
+fn enter(request: File, status: &mut File) -> Result<std::convert::Infallible, Failure> {
+    let request: Request =
+        serde_json::from_reader(io::BufReader::new(request)).map_err(|error| failed(&error.to_string()))?;
+    let spec = Spec::load(Path::new(RUNTIME_DIR).join("config.json")).map_err(|error| failed(&error.to_string()))?;
+    // Processes of the container must not look into us while we are half inside.
+    let _ = nix::sys::prctl::set_dumpable(false);
+    if let Some(score) = request.oom_score_adj {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string()).map_err(because("cannot set oom_score_adj"))?;
+    }
+    set_rlimits(&spec)?;
+    request.cgroup.join().map_err(because("cannot join the control group"))?;
+    set_namespaces(request.init).map_err(because("cannot enter the container"))?;
+
+    let nix_failed = |error: nix::Error| because("cannot fork")(error.into());
+    let (go, ready) = pipe2(OFlag::O_CLOEXEC).map_err(nix_failed)?;
+    // SAFETY: like fork in a process with one thread. CLONE_PARENT makes the child the shim's.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) };
+    match pid {
+        0 => {
+            drop(ready);
+            // The shim must know our pid before we can end.
+            let _ = File::from(go).read(&mut [0]);
+            become_program(&request.exec, &spec)
+        }
+        pid if pid > 0 => {
+            report(status, &Status::Pid(i32::try_from(pid).unwrap_or_default()));
+            drop(ready);
+            // SAFETY: ends this process; nothing has to be cleaned up.
+            unsafe { libc::_exit(0) }
+        }
+        _ => Err(because("cannot fork")(io::Error::last_os_error())),
+    }
+}
+
+fn set_namespaces(init: ProcessId) -> io::Result<()> {
+    // SAFETY: pidfd_open takes two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, init.pid, 0) };
+    let fd = match i32::try_from(fd) {
+        // SAFETY: a fresh descriptor that nobody else owns.
+        Ok(fd) if fd >= 0 => unsafe { OwnedFd::from_raw_fd(fd) },
+        _ => return Err(io::Error::last_os_error()),
+    };
+    if !init.is_alive() {
+        return Err(io::Error::other("the container is not running"));
+    }
+    let all = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP;
+    // SAFETY: setns with a valid pidfd.
+    if unsafe { libc::setns(fd.as_raw_fd(), all) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set_rlimits(spec: &Spec) -> Result<(), Failure> {
+    use libcontainer::syscall::syscall::create_syscall;
+    let limits = spec.process().as_ref().and_then(|process| process.rlimits().as_ref());
+    for limit in limits.into_iter().flatten() {
+        create_syscall().set_rlimit(limit).map_err(|error| failed(&error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Inside all namespaces: takes on user, capabilities and filter, and executes.
+fn become_program(exec: &ExecConfig, spec: &Spec) -> Result<std::convert::Infallible, Failure> {
+    let process = spec.process().as_ref().ok_or_else(|| failed("the container has no process"))?;
+    let _ = nix::unistd::setsid();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let own = process.user();
+    let (uid, gid, groups, home) = if exec.user.is_empty() {
+        (own.uid(), own.gid(), own.additional_gids().clone().unwrap_or_default(), None)
+    } else {
+        let read = |path| read_inside(Path::new("/"), path).map_err(because("cannot look up the user"));
+        let user = user::resolve(&exec.user, &[], &read("/etc/passwd")?, &read("/etc/group")?)
+            .map_err(|error| failed(&error.to_string()))?;
+        (user.uid, user.gid, user.additional, Some(user.home))
+    };
+    let env = environment(process.env().as_deref().unwrap_or_default(), exec, home);
+    let cwd = if exec.cwd.is_empty() { process.cwd().as_path() } else { Path::new(&exec.cwd) };
+    let to_cwd = || std::env::set_current_dir(cwd);
+    // Before the user changes, and if that was not allowed after it.
+    let early = to_cwd();
+    confine(spec, uid, gid, &groups)?;
+    if early.is_err() {
+        to_cwd().map_err(|error| {
+            failed(&format!("chdir to cwd (\"{}\") set in config.json failed: {}", cwd.display(), plain(&error)))
+        })?;
+    }
+    let path = find(&exec.args[0], &env)
+        .map_err(|failure| Failure { exit_code: failure.exit_code, ..failed(&failure.message) })?;
+    let error = execute(&path, &exec.args, &env);
+    Err(Failure { exit_code: exit_code(&error), ..failed(&format!("exec {}: {}", path.display(), plain(&error))) })
+}
+
+fn environment(own: &[String], exec: &ExecConfig, home: Option<String>) -> Vec<String> {
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let mut all: Vec<String> = own.to_vec();
+    // HOME was the container's user's; another user has another.
+    let home = home.map(|home| format!("HOME={home}"));
+    for variable in home.into_iter().chain(exec.env.iter().cloned()) {
+        match all.iter().position(|other| name(other) == name(&variable)) {
+            Some(index) => all[index] = variable,
+            None => all.push(variable),
+        }
+    }
+    all
+}
+
+/// User, groups, capabilities, `no_new_privs`, system call filter.
+fn confine(spec: &Spec, uid: u32, gid: u32, groups: &[u32]) -> Result<(), Failure> {
+    use caps::CapSet;
+    let process = spec.process().as_ref().ok_or_else(|| failed("the container has no process"))?;
+    let no_new_privileges = process.no_new_privileges() == Some(true);
+    let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let caps_failed = |error: caps::errors::CapsError| failed(&format!("cannot set capabilities: {error}"));
+    let system = |error: nix::Error| because("cannot change user")(error.into());
+    let load = || -> Result<(), Failure> {
+        if let Some(filter) = filter {
+            libcontainer::seccomp::initialize_seccomp(filter)
+                .map_err(|error| failed(&format!("cannot load the seccomp profile: {error}")))?;
+        }
+        Ok(())
+    };
+    let bounding: caps::CapsHashSet = process
+        .capabilities()
+        .as_ref()
+        .and_then(|capabilities| capabilities.bounding().as_ref())
+        .into_iter()
+        .flatten()
+        .filter_map(capability)
+        .collect();
+    let all = caps::read(None, CapSet::Bounding).map_err(caps_failed)?;
+    for capability in all.difference(&bounding) {
+        caps::drop(None, CapSet::Bounding, *capability).map_err(caps_failed)?;
+    }
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    nix::unistd::setgroups(&groups).map_err(system)?;
+    nix::sys::prctl::set_keepcaps(true).map_err(system)?;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    nix::unistd::setresgid(gid, gid, gid).map_err(system)?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(system)?;
+    // Without no_new_privs a filter needs CAP_SYS_ADMIN, which changing the user took out of force.
+    let permitted = caps::read(None, CapSet::Permitted).map_err(caps_failed)?;
+    caps::set(None, CapSet::Effective, &permitted).map_err(caps_failed)?;
+    if !no_new_privileges {
+        load()?;
+    }
+    let kept = if uid.is_root() { bounding } else { caps::CapsHashSet::new() };
+    caps::clear(None, CapSet::Ambient).map_err(caps_failed)?;
+    caps::clear(None, CapSet::Inheritable).map_err(caps_failed)?;
+    caps::set(None, CapSet::Effective, &kept).map_err(caps_failed)?;
+    caps::set(None, CapSet::Permitted, &kept).map_err(caps_failed)?;
+    if no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().map_err(system)?;
+        load()?;
+    }
+    Ok(())
+}
+
+fn capability(capability: &OciCapability) -> Option<caps::Capability> {
+    let name = capability.to_string();
+    let name = if name.starts_with("CAP_") { name } else { format!("CAP_{name}") };
+    name.parse().ok()
+}

@@ -1,0 +1,183 @@
+//! The socket's side of a shim: connections that never block the loop. A client that does not read loses its
+//! connection once its answers reach a bound; so does one that sends too long a frame.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use crate::protocol::{Answer, FRAME_MAX, Hello, PROTOCOL_VERSION, Reply, Request, frame};
+
+/// Connections at once; more are closed as they come.
+const CONNECTIONS_MAX: usize = 256;
+/// Bytes of answers that wait for one client.
+const OUT_MAX: usize = 256 * 1024;
+/// Descriptors that wait for their frame.
+const FDS_MAX: usize = 12;
+
+/// A client's connection; its number is never used again.
+pub(super) struct Connection {
+    pub(super) number: u64,
+    pub(super) stream: UnixStream,
+    input: Vec<u8>,
+    fds: VecDeque<OwnedFd>,
+    output: Vec<u8>,
+    broken: bool,
+}
+
+impl Connection {
+    pub(super) fn wants_to_write(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Takes the descriptors of an exec: stdin, stdout, stderr.
+    fn take_stdio(&mut self) -> Option<[OwnedFd; 3]> {
+        match (self.fds.pop_front(), self.fds.pop_front(), self.fds.pop_front()) {
+            (Some(stdin), Some(stdout), Some(stderr)) => Some([stdin, stdout, stderr]),
+            _ => None,
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        let mut control = nix::cmsg_space!([i32; 4]);
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = match recvmsg::<()>(self.stream.as_raw_fd(), &mut slices, Some(&mut control), flags) {
+            Ok(message) => message,
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let count = message.bytes;
+        for item in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(fds) = item {
+                // SAFETY: the kernel has just installed these descriptors for us.
+                self.fds.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+        }
+        if count == 0 || self.fds.len() > FDS_MAX {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.input.extend_from_slice(&buffer[..count]);
+        Ok(())
+    }
+
+    /// The next complete frame.
+    fn next(&mut self) -> io::Result<Option<Request>> {
+        let Some((head, rest)) = self.input.split_at_checked(4) else { return Ok(None) };
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        if length > FRAME_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let request = serde_json::from_slice(body)?;
+        self.input.drain(..4 + length);
+        if self.input.is_empty() {
+            self.input = Vec::new();
+        }
+        Ok(Some(request))
+    }
+
+    fn flush(&mut self) {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(count) if count > 0 => drop(self.output.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => {
+                    self.broken = true;
+                    return;
+                }
+            }
+        }
+        self.output = Vec::new();
+    }
+}
+
+/// A request with the connection it came on.
+pub(super) struct Asked {
+    pub(super) connection: u64,
+    pub(super) request: Request,
+    pub(super) stdio: Option<[OwnedFd; 3]>,
+}
+
+/// All connections.
+pub(super) struct Server {
+    pub(super) listener: UnixListener,
+    pub(super) connections: Vec<Connection>,
+    next: u64,
+}
+
+impl Server {
+    pub(super) fn new(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, connections: Vec::new(), next: 0 })
+    }
+
+    pub(super) fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.connections.len() >= CONNECTIONS_MAX || stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            self.next += 1;
+            let mut connection = Connection {
+                number: self.next,
+                stream,
+                input: Vec::new(),
+                fds: VecDeque::new(),
+                output: frame(&Hello { version: PROTOCOL_VERSION }).unwrap_or_default(),
+                broken: false,
+            };
+            connection.flush();
+            self.connections.push(connection);
+        }
+    }
+
+    /// Reads what a client sent; answers the complete requests.
+    pub(super) fn read(&mut self, number: u64) -> Vec<Asked> {
+        let mut all = Vec::new();
+        let Some(connection) = self.find(number) else { return all };
+        let mut good = connection.receive().is_ok();
+        while good {
+            match connection.next() {
+                Ok(Some(request)) => {
+                    let stdio = matches!(request.op, crate::protocol::Op::Exec(_)).then(|| connection.take_stdio());
+                    all.push(Asked { connection: number, request, stdio: stdio.flatten() });
+                }
+                Ok(None) => break,
+                Err(_) => good = false,
+            }
+        }
+        connection.broken |= !good;
+        all
+    }
+
+    pub(super) fn write(&mut self, number: u64) {
+        if let Some(connection) = self.find(number) {
+            connection.flush();
+        }
+    }
+
+    /// Sends an answer; a client that is gone gets none.
+    pub(super) fn answer(&mut self, number: u64, seq: u64, answer: Answer) {
+        let Some(connection) = self.find(number) else { return };
+        match frame(&Reply { seq, answer }) {
+            Ok(bytes) if connection.output.len() + bytes.len() <= OUT_MAX => {
+                connection.output.extend_from_slice(&bytes);
+                connection.flush();
+            }
+            _ => connection.broken = true,
+        }
+    }
+
+    /// Forgets clients that are gone or misbehaved.
+    pub(super) fn sweep(&mut self) {
+        self.connections.retain(|connection| !connection.broken);
+    }
+
+    fn find(&mut self, number: u64) -> Option<&mut Connection> {
+        self.connections.iter_mut().find(|connection| connection.number == number)
+    }
+}
