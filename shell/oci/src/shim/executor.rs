@@ -144,9 +144,15 @@ pub(super) fn execute(path: &Path, args: &[String], env: &[String]) -> io::Error
 }
 
 fn reset_signals() {
+    // The kernel's own form (handler, flags, restorer, mask): libc refuses to touch the two signals it uses itself,
+    // but they may have been inherited as ignored all the same.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        // SAFETY: sets default dispositions; refused for SIGKILL, SIGSTOP and libc's own, which does not matter.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: a zeroed kernel sigaction of full size means the default disposition; the old one is not asked
+        // for. Refused for SIGKILL and SIGSTOP, which does not matter.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8_usize)
+        };
     }
     // SAFETY: a zeroed set is initialised by sigemptyset before it is used.
     unsafe {
