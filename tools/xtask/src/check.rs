@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::bail;
 
 use crate::setup::{Need, install};
-use crate::shell::{has, is_root, run};
+use crate::shell::{has, is_root, root, run};
 
 /// Format, lints and the rules for dependencies.
 pub(crate) fn check() -> anyhow::Result<()> {
@@ -32,8 +32,15 @@ pub(crate) fn test() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The static example server goes to `target/debug/skep-hello`.
+/// Builds the static example server at [`hello_path`], apart from the dynamically linked one that `cargo build` makes.
 pub(crate) fn build_hello() -> anyhow::Result<()> {
-    let package = ["rustc", "--quiet", "--package", "skep-hello", "--", "-C", "target-feature=+crt-static"];
-    run("cargo", &package)
+    let package = ["rustc", "--quiet", "--package", "skep-hello", "--target-dir", HELLO_TARGET];
+    run("cargo", &[&package[..], &["--", "-C", "target-feature=+crt-static"]].concat())
+}
+
+const HELLO_TARGET: &str = "target/static";
+
+/// Where the static example server is.
+pub(crate) fn hello_path() -> std::path::PathBuf {
+    root().join(HELLO_TARGET).join("debug/skep-hello")
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::check::build_hello;
+use crate::check::{build_hello, hello_path};
 use crate::setup::{Need, install};
 use crate::shell::{is_root, read, root, run};
 
@@ -45,7 +45,7 @@ impl Demo {
         std::fs::create_dir_all(&dir)?;
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("debug");
-        let (skep, hello) = (target.join("skep"), target.join("skep-hello"));
+        let (skep, hello) = (target.join("skep"), hello_path());
         let cgroup = format!("/skep-demo-{id}");
         let log = std::fs::File::create(dir.join("daemon.log"))?;
         println!("\nStarting a skep daemon in a network namespace of its own (log: {}/daemon.log)", dir.display());
