@@ -15,6 +15,8 @@ use crate::limits::Limits;
 use crate::tar_reader::{Entry, Kind, TarReader};
 use crate::unpack::components;
 
+/// Files of an outer archive are remembered by name; real ones have a few for each layer.
+const OUTER_ENTRIES_MAX: u64 = 100_000;
 const LINK_HOPS_MAX: usize = 8;
 const BLOB_PREFIX: &str = "blobs/sha256/";
 
@@ -38,7 +40,7 @@ impl StagedArchive {
     /// Reads the whole stream into `directory`.
     pub(crate) fn read(reader: impl Read, directory: &Path, limits: &Limits) -> Result<StagedArchive> {
         let plain = decompress(reader, limits, limits.max_unpacked_bytes)?;
-        let mut tar = TarReader::new(plain, limits.max_entries);
+        let mut tar = TarReader::new(plain, limits.max_entries.min(OUTER_ENTRIES_MAX));
         let mut archive = StagedArchive { json_bytes_max: limits.max_json_bytes, ..StagedArchive::default() };
         while let Some(entry) = tar.next_entry()? {
             archive.entry(&entry, &mut tar, directory)?;

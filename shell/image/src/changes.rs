@@ -91,10 +91,7 @@ fn instruction(config: &mut ContainerConfig, line: &str) -> Result<()> {
         "WORKDIR" => config.working_dir = workdir(&config.working_dir, &single(&name, rest, &config.env)?),
         "ONBUILD" => config.on_build.push(trigger(rest)?),
         "HEALTHCHECK" => config.healthcheck = Some(healthcheck(rest)?),
-        "ADD" | "ARG" | "COPY" | "FROM" | "MAINTAINER" | "RUN" | "SHELL" => {
-            return Err(invalid(format!("{name} is not a valid change command")));
-        }
-        _ => return Err(invalid(format!("unknown instruction: {}", shorten(&name)))),
+        _ => return Err(invalid(format!("{} is not a valid change command", shorten(&name.to_ascii_lowercase())))),
     }
     Ok(())
 }
@@ -231,7 +228,11 @@ fn words(text: &str, env: &[String]) -> Result<Vec<String>> {
         }
     }
     if let Some(quote) = quote {
-        return Err(invalid(format!("unexpected end of statement while looking for matching {quote}")));
+        let kind = if quote == '"' { "double-quote" } else { "single-quote" };
+        return Err(invalid(format!(
+            "failed to process {:?}: unexpected end of statement while looking for matching {kind}",
+            shorten(text)
+        )));
     }
     words.extend(current);
     Ok(words)
@@ -409,12 +410,15 @@ mod tests {
     #[test]
     fn bad_instructions_are_refused() {
         for (change, message) in [
-            ("RUN x", "RUN is not a valid change command"),
-            ("FOO x", "unknown instruction: FOO"),
+            ("RUN x", "run is not a valid change command"),
+            ("FOO x", "foo is not a valid change command"),
             ("ENV", "ENV requires at least one argument"),
             ("ENV a", "ENV must have two arguments"),
             ("ENV =b", "ENV names can not be blank"),
-            ("ENV a='b", "unexpected end of statement while looking for matching '"),
+            (
+                "ENV a='b",
+                "failed to process \"a='b\": unexpected end of statement while looking for matching single-quote",
+            ),
             ("EXPOSE 70000", "invalid containerPort: 70000"),
             ("EXPOSE 80/icmp", "invalid proto: icmp"),
             ("STOPSIGNAL nope", "invalid signal: nope"),

@@ -159,10 +159,8 @@ impl Drop for Pins<'_> {
             }
         }
         // Its image may have been removed meanwhile.
-        if unowned {
-            if let Err(error) = self.store.collect(&mut state) {
-                tracing::warn!(%error, "cannot collect unused layers; the next removal will");
-            }
+        if unowned && let Err(error) = self.store.collect(&mut state) {
+            tracing::warn!(%error, "cannot collect unused layers; the next removal will");
         }
     }
 }

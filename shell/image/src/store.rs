@@ -246,10 +246,10 @@ impl ImageStore {
         rustix::fs::syncfs(&directory).at("sync", staging.path())?;
         let mut state = self.state();
         let result = self.publish_locked(&mut state, arrival);
-        if result.is_err() {
-            if let Err(error) = self.collect(&mut state) {
-                tracing::warn!(%error, "cannot collect what a failed load left; the next start will");
-            }
+        if result.is_err()
+            && let Err(error) = self.collect(&mut state)
+        {
+            tracing::warn!(%error, "cannot collect what a failed load left; the next start will");
         }
         result
     }
@@ -277,14 +277,27 @@ impl ImageStore {
         }
         let mut table = state.table.clone();
         for (id, _, row) in &arrival.images {
-            let known = table.images.entry(*id).or_default();
-            *known = ImageRow { last_tagged: std::mem::take(&mut known.last_tagged), ..row.clone() };
+            match table.images.get_mut(id) {
+                None => {
+                    table.images.insert(*id, row.clone());
+                }
+                // The manifest by which a registry knows the image stays, and with it the archives that it names.
+                Some(known) if known.manifest.is_none() && row.manifest.is_some() => {
+                    *known = ImageRow { last_tagged: std::mem::take(&mut known.last_tagged), ..row.clone() };
+                }
+                Some(_) => {}
+            }
         }
         add_names(&mut table, &arrival.names);
         table.write(layout)?;
         state.table = table;
+        let known = arrival.images.iter().any(|(id, _, _)| state.configs.contains_key(id));
         for (id, config, _) in arrival.images {
             state.configs.insert(id, config);
+        }
+        // An image that was there already leaves one of the two sets of archives without an owner.
+        if known && let Err(error) = self.collect(state) {
+            tracing::warn!(%error, "cannot collect unused archives; the next removal will");
         }
         Ok(())
     }
@@ -352,10 +365,10 @@ impl State {
         if let Ok(id) = name.parse::<ImageId>() {
             return self.table.images.contains_key(&id).then_some(id);
         }
-        if let Ok(reference) = Reference::parse(name) {
-            if let Some(id) = self.find_reference(&reference.with_default_tag()) {
-                return Some(id);
-            }
+        if let Ok(reference) = Reference::parse(name)
+            && let Some(id) = self.find_reference(&reference.with_default_tag())
+        {
+            return Some(id);
         }
         let prefix = id_prefix(name)?;
         let mut matches = self.table.images.keys().filter(|id| id.0.hex().starts_with(prefix));

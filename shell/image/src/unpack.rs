@@ -27,6 +27,10 @@ const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 /// Deeper names serve nobody; the kernel's own bound on a path is 4,096 bytes.
 const DEPTH_MAX: usize = 512;
 const NAME_BYTES_MAX: usize = 4095;
+/// Names of directories kept until the end of a layer, in bytes: far above any real image, far below what memory bears.
+const DIRECTORY_NAMES_BYTES_MAX: usize = 64 << 20;
+/// The kernel answers EAGAIN when a rename elsewhere makes `..` ambiguous for a moment.
+const OPEN_ATTEMPTS_MAX: usize = 1_000;
 
 /// Splits a name into its components. `.` and empty components vanish.
 ///
@@ -54,6 +58,7 @@ pub(crate) struct Unpacker {
     /// Unpacked trees of the layers below, top first: where directories that the archive does not name get their owner and mode.
     below: Vec<OwnedFd>,
     directories: Vec<(PathBuf, (i64, u32))>,
+    directory_names_bytes: usize,
 }
 
 impl Unpacker {
@@ -73,6 +78,7 @@ impl Unpacker {
             root_path: root.to_owned(),
             below: below.iter().map(|path| open(path)).collect::<Result<_>>()?,
             directories: Vec::new(),
+            directory_names_bytes: 0,
         };
         unpacker.inherit(&unpacker.root, Path::new(""))?;
         Ok(unpacker)
@@ -113,8 +119,7 @@ impl Unpacker {
             return Err(Error::archive(format!("\"{}\" would replace the root directory", entry.shown())));
         }
         self.attributes(&self.root, entry, Path::new(""))?;
-        self.directories.push((PathBuf::new(), entry.mtime));
-        Ok(())
+        self.remember(Path::new(""), entry)
     }
 
     /// Opens the directory an entry goes into, making what is missing on the way.
@@ -151,13 +156,15 @@ impl Unpacker {
     fn open_directory(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        rustix::fs::openat2(
-            &self.root,
-            path,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        )
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut result = Err(Errno::AGAIN);
+        for _ in 0..OPEN_ATTEMPTS_MAX {
+            result = rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve);
+            if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
+                break;
+            }
+        }
+        result
     }
 
     /// A directory that was not in the archive looks like the one below it, or belongs to root.
@@ -277,6 +284,16 @@ impl Unpacker {
         self.attributes(&directory, entry, path)?;
         if hides_below {
             self.set_opaque(&directory, path)?;
+        }
+        self.remember(path, entry)
+    }
+
+    /// Notes a directory whose time is to be set at the end.
+    fn remember(&mut self, path: &Path, entry: &Entry) -> Result<()> {
+        self.directory_names_bytes += path.as_os_str().len() + size_of::<(PathBuf, (i64, u32))>();
+        if self.directory_names_bytes > DIRECTORY_NAMES_BYTES_MAX {
+            let limit = DIRECTORY_NAMES_BYTES_MAX as u64;
+            return Err(Error::LimitExceeded { what: "size of a layer's directory names in bytes", limit });
         }
         self.directories.push((path.to_owned(), entry.mtime));
         Ok(())

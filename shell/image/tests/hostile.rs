@@ -1,5 +1,7 @@
 //! Archives that mean harm, or are simply broken: each is refused with a clear error and leaves nothing behind.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+
 mod common;
 
 use std::fs;

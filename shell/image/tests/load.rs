@@ -1,5 +1,7 @@
 //! Archives of every accepted shape go in and come out as directories that overlayfs understands.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+
 mod common;
 
 use std::fs;
@@ -97,7 +99,10 @@ fn a_legacy_archive_with_links_between_layers_loads() {
     assert_eq!(test.store.create_snapshot("c", image.id).unwrap().lower.len(), 3);
 }
 
-fn oci_archive(manifests: &[(Vec<u8>, Vec<u8>, Vec<u8>, serde_json::Value)], nested: bool) -> Vec<u8> {
+/// Manifest, configuration, packed layer, and what the index says about it.
+type OciImage = (Vec<u8>, Vec<u8>, Vec<u8>, serde_json::Value);
+
+fn oci_archive(manifests: &[OciImage], nested: bool) -> Vec<u8> {
     let mut tar = Tar::new().file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
     let blob = |bytes: &[u8]| format!("blobs/sha256/{}", hex(bytes));
     let descriptor = |kind: &str, bytes: &[u8]| serde_json::json!({"mediaType": format!("application/vnd.oci.image.{kind}+json"), "digest": format!("sha256:{}", hex(bytes)), "size": bytes.len()});
@@ -120,7 +125,7 @@ fn oci_archive(manifests: &[(Vec<u8>, Vec<u8>, Vec<u8>, serde_json::Value)], nes
     tar.file("index.json", &index).end()
 }
 
-fn oci_image(content: &[u8], extra: serde_json::Value) -> (Vec<u8>, Vec<u8>, Vec<u8>, serde_json::Value) {
+fn oci_image(content: &[u8], extra: serde_json::Value) -> OciImage {
     let layer = Tar::new().file("f", content).end();
     let (config, packed) = (config(&[&layer]), gzip(&layer));
     let part = |bytes: &[u8]| serde_json::json!({"mediaType": "x", "digest": format!("sha256:{}", hex(bytes)), "size": bytes.len()});
