@@ -1,4 +1,5 @@
 //! The shape of the code: which crate may use which (the arrows of `ARCHITECTURE.md`), module heads, and file sizes.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
