@@ -66,7 +66,8 @@ impl Bundle {
         Self { dir: dir.into() }
     }
 
-    /// Writes the configuration into `dir` (made when missing) and forgets an earlier run in it.
+    /// Writes the configuration into `dir` (made when missing) and forgets an earlier run in it, after
+    /// [`Bundle::cleanup`] when that run lost its shim.
     ///
     /// # Errors
     /// When the configuration is refused, an earlier run still runs, or the disk does not do it.
@@ -74,8 +75,10 @@ impl Bundle {
         config.check()?;
         let bundle = Self::new(dir);
         std::fs::create_dir_all(&bundle.dir).map_err(|source| bundle.io("create", "", source))?;
-        if let Status::Starting(_) | Status::Alive(_) = bundle.status()? {
-            return Err(BundleError::Running(bundle.dir));
+        match bundle.status()? {
+            Status::Starting(_) | Status::Alive(_) => return Err(BundleError::Running(bundle.dir)),
+            Status::Gone(Some(_)) => drop(bundle.cleanup()?),
+            Status::Gone(None) | Status::Exited(_) => {}
         }
         for file in [EXIT_FILE, PID_FILE, CANCEL_FILE, SOCKET_FILE] {
             bundle.remove_file(file)?;

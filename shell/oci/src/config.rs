@@ -386,3 +386,45 @@ pub struct ExecConfig {
     /// A terminal. Not supported yet: refused.
     pub tty: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What version 1 looked like must be readable for ever.
+    const VERSION_1: &str = r#"{"version":1,"id":"abc","cgroup_parent":"/skep",
+        "rootfs":{"overlay":{"lower":["/l"],"upper":"/u","work":"/w","merged":"/m"}},"args":["sh"],"user":"web",
+        "mounts":[{"type":"bind","source":"/a","target":"/b","read_only":true},{"type":"tmpfs","target":"/t"}],
+        "resources":{"memory":1},"network":{"path":"/run/netns/x"},"log":{"path":"/log"}}"#;
+
+    #[test]
+    fn version_1_is_read_and_a_newer_one_refused() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("shim.json");
+        std::fs::write(&path, VERSION_1).expect("write");
+        let config = ContainerConfig::load(&path).expect("readable");
+        assert_eq!((config.user.as_str(), config.mounts.len(), config.shm_size), ("web", 2, SHM_SIZE));
+        assert!(config.check().is_ok());
+        std::fs::write(&path, r#"{"version":2,"strange":true}"#).expect("write");
+        let error = ContainerConfig::load(&path).expect_err("newer").to_string();
+        assert!(error.contains("has version 2") && error.contains("use the newer skep"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_refused() {
+        let config = ContainerConfig::new("abc", RootFs::Dir("/".into()), vec!["sh".to_owned()]);
+        let refused = |change: fn(&mut ContainerConfig)| {
+            let mut config = config.clone();
+            change(&mut config);
+            config.check().is_err()
+        };
+        assert!(config.check().is_ok());
+        assert!(refused(|config| config.tty = true));
+        assert!(refused(|config| config.init = true));
+        assert!(refused(|config| config.args.clear()));
+        assert!(refused(|config| config.id = "../x".to_owned()));
+        assert!(refused(|config| config.cgroup_parent = "/a/../..".to_owned()));
+        assert!(refused(|config| config.cwd = "relative".to_owned()));
+        assert!(refused(|config| config.oom_score_adj = Some(2000)));
+    }
+}

@@ -59,6 +59,7 @@ impl HostInfo {
                     ("cpu", "no cpu cfs quota support"),
                     ("pids", "no pids limit support"),
                     ("cpuset", "no cpuset support"),
+                    ("devices", "no device control group: containers cannot make device nodes (CAP_MKNOD is withheld)"),
                     ("freezer", "containers cannot be paused: no freezer control group"),
                 ] {
                     if !cgroups.has(controller) {

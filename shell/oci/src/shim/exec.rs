@@ -172,7 +172,7 @@ impl Execs {
     pub(super) fn sweep(&mut self, server: &mut Server) {
         self.runs.retain(|run| {
             let Some(finished) = run.finished.filter(|_| run.answered) else {
-                return !(run.answered && run.failed.is_some() || run.answered && run.pid.is_none());
+                return !run.answered || (run.failed.is_none() && run.pid.is_some());
             };
             if run.failed.is_none() {
                 let Finished { code, signal } = finished;

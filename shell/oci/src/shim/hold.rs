@@ -33,6 +33,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How often and how long it is tried to write `exit.json` on a full disk.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
 const RECORD_TRIES: u32 = 600;
+/// Clients that wait for the end at once.
+const WAITERS_MAX: usize = 1024;
 
 /// What the making part of the shim hands to the holding part.
 #[derive(Debug, Serialize, Deserialize)]
@@ -256,10 +258,11 @@ impl Held {
         let text = |error: io::Error| error.to_string();
         let answer = match asked.request.op {
             Op::State => Answer::State(self.state()),
-            Op::Wait => {
+            Op::Wait if self.waiters.len() < WAITERS_MAX => {
                 self.waiters.push((number, seq));
                 return;
             }
+            Op::Wait => Answer::Error { message: format!("too many wait for this container, at most {WAITERS_MAX}") },
             Op::Exec(config) => {
                 let result = match (asked.stdio, self.ended.is_some() || self.paused) {
                     (Some(stdio), false) => self.execs.start(&self.file, &config, stdio, (number, seq)),

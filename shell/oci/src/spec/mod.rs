@@ -68,8 +68,13 @@ pub fn build_spec(config: &ContainerConfig, rootfs: &Path, cgroups: &Cgroups) ->
     let read = |path: &'static str| read_inside(rootfs, path).map_err(|source| SpecError::Rootfs { path, source });
     let user = user::resolve(&config.user, &config.groups, &read("/etc/passwd")?, &read("/etc/group")?)?;
     let available = capabilities::available();
-    let capabilities =
+    let mut capabilities =
         capabilities::select(&config.cap_add, &config.cap_drop, &available).map_err(SpecError::Invalid)?;
+    // Where nothing limits devices, a node made by the container would open the host's disks.
+    let asked = config.cap_add.iter().any(|name| name.to_ascii_uppercase().ends_with("MKNOD"));
+    if !cgroups.has("devices") && !asked {
+        capabilities.retain(|name| name != "CAP_MKNOD");
+    }
     // As execve does: capabilities in force are for root only.
     let in_force: &[String] = if user.uid == 0 { &capabilities } else { &[] };
     let mut process = json!({
