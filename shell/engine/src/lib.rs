@@ -1,1 +1,43 @@
-//! One machine's containers, images, logs and events; implements Executor with oci, image and network.
+//! One machine's containers: makes them from images, starts and stops them, tells what became of them, reads their logs,
+//! runs further programs in them. Implements the agent's [`Executor`](skep_agent::Executor) with `oci`, `image` and
+//! `network`, and serves what the HTTP API asks of one machine.
+//!
+//! ```text
+//!  Executor ─▶ prepare ─▶ start ─▶ (shim runs) ─▶ end ─▶ remove
+//!                │          │                      │
+//!         containers/<id>/  └─ publish: enters the published ports when it runs, leaves them before its stop signal
+//!           container.json      (written last when prepared, deleted first when removed)
+//!           bundle/             (shim.json, pid.json, exit.json: what `oci` and its shim know)
+//!           <id>-json.log
+//! ```
+//!
+//! Containers outlive the engine. Everything it knows can be read back from disk and from what is alive; what was half made
+//! or half removed when an earlier engine ended is swept by the next [`Engine::open`]. It decides nothing about tasks: the
+//! agent does.
+
+mod blueprint;
+mod container;
+mod engine;
+mod error;
+mod etc_files;
+mod exec;
+mod executor;
+mod info;
+mod layout;
+mod lifecycle;
+mod logs;
+mod publish;
+mod record;
+mod sweep;
+mod table;
+mod view;
+
+pub use engine::{Engine, EngineConfig, ImageRemoval};
+pub use error::{EngineError, ErrorClass};
+pub use exec::{ExecOptions, ExecState, ExecStreams};
+pub use info::EngineInfo;
+pub use lifecycle::{Ended, WaitCondition};
+pub use logs::{LogLine, LogOptions, LogReader, LogStream, parse_time};
+pub use record::{MountRecord, PortRecord, Record, TaskRecord};
+pub use skep_image::{Image, ImageId, ImageStore};
+pub use view::{ContainerState, ContainerView};

@@ -1,0 +1,352 @@
+//! The engine itself: opens, closes, and answers what is asked of one machine. The doing is in the modules beside it.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use skep_image::{ContainerUse, Image, ImageId, ImageStore};
+use skep_model::{Platform, TaskId};
+use skep_network::Network;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::blueprint::parse_signal;
+use crate::container::Container;
+use crate::error::{EngineError, Result};
+use crate::exec::{ExecOptions, ExecState, ExecStreams, Execs};
+use crate::executor::Operations;
+use crate::info::EngineInfo;
+use crate::layout::Layout;
+use crate::lifecycle::{Ended, WaitCondition, wait};
+use crate::logs::{LogOptions, LogReader};
+use crate::publish::Publisher;
+use crate::sweep;
+use crate::table::Table;
+use crate::view::{ContainerState, ContainerView};
+use crate::{etc_files, info};
+
+/// How to open an engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Where everything that must last lies.
+    pub data_root: PathBuf,
+    /// Where sockets and pins lie.
+    pub exec_root: PathBuf,
+    /// Cgroup below which containers get theirs, absolute from the root of each hierarchy.
+    pub cgroup_parent: String,
+    /// The program that becomes a shim when its first argument is `shim`.
+    pub shim_binary: PathBuf,
+    /// Most containers that are started at a time; the rest wait.
+    pub starts: usize,
+    /// Name of the gateway bridge.
+    pub bridge_name: String,
+    /// Addresses of containers; a free default when `None`.
+    pub subnet: Option<skep_network::Subnet>,
+}
+
+impl EngineConfig {
+    /// The defaults: this program as the shim, cgroup `/skep`, bridge `skep0`, twice as many starts as processors.
+    #[must_use]
+    pub fn new(data_root: impl Into<PathBuf>, exec_root: impl Into<PathBuf>) -> Self {
+        Self {
+            data_root: data_root.into(),
+            exec_root: exec_root.into(),
+            cgroup_parent: "/skep".to_owned(),
+            shim_binary: PathBuf::from("/proc/self/exe"),
+            starts: 2 * std::thread::available_parallelism().map_or(1, usize::from),
+            bridge_name: "skep0".to_owned(),
+            subnet: None,
+        }
+    }
+}
+
+/// One machine's containers. Clones are handles to the same engine. Dropping the last one, as the end of the process does,
+/// leaves every container as it is.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+    _closer: Arc<Closer>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: EngineConfig,
+    pub(crate) layout: Layout,
+    pub(crate) images: ImageStore,
+    pub(crate) network: Arc<Network>,
+    pub(crate) publisher: Publisher,
+    pub(crate) table: Table,
+    pub(crate) starts: Semaphore,
+    pub(crate) hostname: String,
+    pub(crate) platform: Platform,
+    pub(crate) operations: Operations,
+    pub(crate) execs: Execs,
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// Cancelled when the engine closes: what only waits ends then.
+    pub(crate) closing: CancellationToken,
+    pub(crate) tracker: TaskTracker,
+    /// Keeps other engines from the same data root.
+    _lock: Mutex<Option<nix::fcntl::Flock<File>>>,
+}
+
+/// Tells the engine's own tasks to end when nobody has a handle any more.
+struct Closer(CancellationToken);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// One line of the answer to the removal of an image.
+pub use skep_image::Removed as ImageRemoval;
+
+impl Engine {
+    /// Opens the engine in the network namespace of the calling runtime: adopts the containers that run, learns of those
+    /// that ended meanwhile, sweeps what was half made or half removed. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When another engine has the data root, a newer release wrote it, or the machine lacks what containers need.
+    pub async fn open(config: EngineConfig) -> Result<Self> {
+        let closing = CancellationToken::new();
+        let opened =
+            tokio::task::spawn_blocking(move || sweep::open(config)).await.map_err(|_| EngineError::Closing)?;
+        let opened = opened?;
+        let platform = skep_image::Platform::host();
+        let inner = Arc::new(Inner {
+            publisher: Publisher::new(opened.network.clone()),
+            starts: Semaphore::new(opened.config.starts.max(1)),
+            config: opened.config,
+            layout: opened.layout,
+            images: opened.images,
+            network: opened.network,
+            table: Table::default(),
+            hostname: info::hostname(),
+            platform: Platform { architecture: info::machine(), os: platform.os },
+            operations: Operations::default(),
+            execs: Execs::default(),
+            runtime: tokio::runtime::Handle::current(),
+            closing: closing.clone(),
+            tracker: TaskTracker::new(),
+            _lock: Mutex::new(Some(opened.lock)),
+        });
+        inner.adopt(opened.containers).await?;
+        Ok(Self { inner, _closer: Arc::new(Closer(closing)) })
+    }
+
+    /// Ends the engine's own work and waits for it; containers go on. Operations in flight end or are cancelled.
+    pub async fn close(self) {
+        self.inner.closing.cancel();
+        self.inner.tracker.close();
+        self.inner.tracker.wait().await;
+        self.inner._lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// All containers, newest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<ContainerView> {
+        self.inner.table.all().iter().map(|container| self.view(container)).collect()
+    }
+
+    /// The container with this id, name or unambiguous id prefix.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchContainer`], [`EngineError::Ambiguous`].
+    pub fn inspect(&self, name: &str) -> Result<ContainerView> {
+        self.inner.table.find(name).map(|container| self.view(&container))
+    }
+
+    /// The container of a task.
+    #[must_use]
+    pub fn of_task(&self, task: TaskId) -> Option<ContainerView> {
+        self.inner.table.of_task(task).map(|container| self.view(&container))
+    }
+
+    fn view(&self, container: &Container) -> ContainerView {
+        let directory = &container.directory;
+        let logs = container.record.config.log.is_some();
+        ContainerView {
+            record: container.record.clone(),
+            state: container.state(),
+            endpoint: self.inner.network.endpoint(container.id()),
+            ports: container.ports(),
+            log_path: if logs { directory.log() } else { PathBuf::new() },
+            etc: etc_files::NAMES.map(|name| directory.etc(name)),
+            exec_ids: self.inner.execs.of(container.id()),
+        }
+    }
+
+    /// Sends a signal, by name or number, to a running container.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] for an unknown signal, [`EngineError::NotRunning`] (in Docker's words).
+    pub async fn kill(&self, name: &str, signal: &str) -> Result<()> {
+        let signal = parse_signal(if signal.is_empty() { "SIGKILL" } else { signal })?;
+        let container = self.inner.table.find(name)?;
+        if !container.state().is_running() {
+            return Err(EngineError::Conflict(format!(
+                "cannot kill container: {name}: container {} is not running",
+                container.id()
+            )));
+        }
+        self.inner.signal(&container, signal).await
+    }
+
+    /// Stops a running container: stop signal, grace, SIGKILL. Without arguments the container's own are used; a grace of
+    /// `None` inside is without end.
+    ///
+    /// # Errors
+    /// [`EngineError::AlreadyStopped`], [`EngineError::Unkillable`].
+    pub async fn stop(&self, name: &str, signal: Option<&str>, grace: Option<Duration>) -> Result<()> {
+        let signal = signal.map(parse_signal).transpose()?;
+        let container = self.inner.table.find(name)?;
+        if !container.state().is_running() {
+            return Err(EngineError::AlreadyStopped(container.id().to_owned()));
+        }
+        self.inner.stop(&container, signal, grace, &CancellationToken::new()).await
+    }
+
+    /// Waits for an end of the container.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchContainer`].
+    pub fn wait(&self, name: &str, condition: WaitCondition) -> Result<impl Future<Output = Ended> + Send + use<>> {
+        Ok(wait(self.inner.table.find(name)?, condition))
+    }
+
+    /// Removes a container; a running one only by force.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] with Docker's text when it runs.
+    pub async fn remove(&self, name: &str, force: bool) -> Result<()> {
+        let container = self.inner.table.find(name)?;
+        if !force && matches!(container.state(), ContainerState::Running { .. } | ContainerState::Starting) {
+            return Err(EngineError::Conflict(format!(
+                "cannot remove container \"/{}\": container is running: stop the container before removing or force \
+                 remove",
+                container.record.name
+            )));
+        }
+        self.inner.remove(&container).await
+    }
+
+    /// The container's output.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] when its log driver keeps nothing that can be read.
+    pub fn logs(&self, name: &str, options: LogOptions) -> Result<LogReader> {
+        self.open_logs(&self.inner.table.find(name)?, options)
+    }
+
+    /// The output of a task's container; `None` when the task has none here.
+    ///
+    /// # Errors
+    /// As [`Self::logs`].
+    pub fn task_logs(&self, task: TaskId, options: LogOptions) -> Result<Option<LogReader>> {
+        self.inner.table.of_task(task).map(|container| self.open_logs(&container, options)).transpose()
+    }
+
+    fn open_logs(&self, container: &Arc<Container>, options: LogOptions) -> Result<LogReader> {
+        if container.record.config.log.is_none() {
+            return Err(EngineError::Invalid("configured logging driver does not support reading".to_owned()));
+        }
+        Ok(LogReader::open(container, options, self.inner.closing.clone(), &self.inner.tracker))
+    }
+
+    /// Prepares a program to be run in a running container; gives its id.
+    ///
+    /// # Errors
+    /// [`EngineError::NotRunning`]; [`EngineError::Conflict`] when too many are known already.
+    pub fn exec_create(&self, name: &str, options: ExecOptions) -> Result<String> {
+        self.inner.execs.create(&self.inner.table.find(name)?, options)
+    }
+
+    /// Starts it; gives its streams. Dropping them does not end it; its output is then read and thrown away.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchExec`]; [`EngineError::Conflict`] when it was started already; [`EngineError::Start`] when the
+    /// program cannot be run, with Docker's exit code, which [`Self::exec_inspect`] then shows, too.
+    pub async fn exec_start(&self, exec: &str) -> Result<ExecStreams> {
+        self.inner.exec_start(exec).await
+    }
+
+    /// How an exec goes.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchExec`].
+    pub fn exec_inspect(&self, exec: &str) -> Result<ExecState> {
+        self.inner.execs.inspect(exec)
+    }
+
+    /// The image store. Its calls block. Remove images by [`Self::remove_image`], which knows what is in use.
+    #[must_use]
+    pub fn images(&self) -> &ImageStore {
+        &self.inner.images
+    }
+
+    /// How many containers use an image.
+    #[must_use]
+    pub fn image_users(&self, image: &ImageId) -> usize {
+        let id = image.to_string();
+        self.inner.table.all().iter().filter(|container| container.record.image_id == id).count()
+    }
+
+    /// Removes a name of an image, or the image, unless a container uses it.
+    ///
+    /// # Errors
+    /// With Docker's texts.
+    pub async fn remove_image(&self, name: String, force: bool) -> Result<Vec<ImageRemoval>> {
+        let inner = self.inner.clone();
+        let remove = move || inner.images.remove(&name, force, |image| inner.user_of(image));
+        let removed = tokio::task::spawn_blocking(remove).await.map_err(|_| EngineError::Closing)?;
+        Ok(removed?)
+    }
+
+    /// An image by reference, id or id prefix.
+    ///
+    /// # Errors
+    /// `No such image: …`.
+    pub fn image(&self, name: &str) -> Result<Image> {
+        Ok(self.inner.images.require(name)?)
+    }
+
+    /// What this machine is and has.
+    #[must_use]
+    pub fn info(&self) -> EngineInfo {
+        info::gather(&self.inner)
+    }
+
+    /// The network of this machine. Its calls block.
+    #[must_use]
+    pub fn network(&self) -> &Arc<Network> {
+        &self.inner.network
+    }
+}
+
+impl Inner {
+    /// A container that uses the image, a running one first.
+    fn user_of(&self, image: &ImageId) -> Option<ContainerUse> {
+        let id = image.to_string();
+        let users = self.table.all();
+        let mut users = users.iter().filter(|container| container.record.image_id == id);
+        let first = users.clone().next()?;
+        let chosen = users.find(|container| container.state().is_running()).unwrap_or(first);
+        Some(ContainerUse { container_id: chosen.id().to_owned(), running: chosen.state().is_running() })
+    }
+
+    /// Runs what blocks where blocking is fine.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = self.clone();
+        self.tracker.spawn_blocking(move || work(&inner)).await.map_err(|_| EngineError::Closing)?
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("data_root", &self.inner.config.data_root).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,171 @@
+//! What is stored of a container: `container.json`. It is written once, when the container is prepared, and never changed;
+//! how the container goes is in the bundle's files. It has a version, and a newer one is refused.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use skep_model::{ObjectId, PortConfig, Protocol, PublishMode, TaskId};
+
+use crate::error::{At, EngineError, Result};
+
+/// The version of `container.json` this release writes, and the highest it reads.
+pub(crate) const RECORD_VERSION: u32 = 1;
+
+/// A container as it was prepared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Format version.
+    pub version: u32,
+    /// 64 hex digits.
+    pub id: String,
+    /// Its name, without a leading slash.
+    pub name: String,
+    /// RFC 3339 with nanoseconds, UTC.
+    pub created_at: String,
+    /// The task it belongs to.
+    pub task: Option<TaskRecord>,
+    /// The image as it was asked for.
+    pub image: String,
+    /// `sha256:` and the image's id.
+    pub image_id: String,
+    /// Labels: the image's, overlaid by the container's own.
+    pub labels: BTreeMap<String, String>,
+    /// Effective entrypoint.
+    pub entrypoint: Vec<String>,
+    /// Effective command: the arguments of the entrypoint.
+    pub cmd: Vec<String>,
+    /// Ports the image declares, such as `80/tcp`.
+    pub exposed_ports: Vec<String>,
+    /// Name of the signal that asks it to stop, such as `SIGTERM`.
+    pub stop_signal: String,
+    /// Time between that signal and SIGKILL in milliseconds.
+    pub stop_grace_ms: u64,
+    /// Published ports as they were asked for.
+    pub ports: Vec<PortRecord>,
+    /// `IP name` lines for `/etc/hosts`.
+    pub hosts: Vec<String>,
+    /// Name servers, search domains and options that replace the machine's.
+    pub dns: [Vec<String>; 3],
+    /// Mounts as `docker inspect` shows them.
+    pub mounts: Vec<MountRecord>,
+    /// `json-file` or `none`.
+    pub log_driver: String,
+    /// Options of the log driver.
+    pub log_options: BTreeMap<String, String>,
+    /// What the shim is given, but for network and `/etc` files, which are known at the start.
+    pub config: skep_oci::ContainerConfig,
+}
+
+impl Record {
+    /// The task's id, if it belongs to one.
+    #[must_use]
+    pub fn task_id(&self) -> Option<TaskId> {
+        TaskId::parse(&self.task.as_ref()?.task_id).ok()
+    }
+
+    /// Time between the stop signal and SIGKILL.
+    #[must_use]
+    pub fn stop_grace(&self) -> Duration {
+        Duration::from_millis(self.stop_grace_ms)
+    }
+
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let bytes = std::fs::read(path).at("read", path)?;
+        let parse = |error| std::io::Error::from(error);
+        let found: Versioned = serde_json::from_slice(&bytes).map_err(parse).at("understand", path)?;
+        if found.version > RECORD_VERSION {
+            let (found, supported) = (found.version, RECORD_VERSION);
+            return Err(EngineError::Newer { path: path.to_owned(), found, supported });
+        }
+        serde_json::from_slice(&bytes).map_err(parse).at("understand", path)
+    }
+}
+
+/// Now, as Docker prints it: RFC 3339 with nine digits of nanoseconds, UTC.
+pub(crate) fn now() -> String {
+    let now = time::OffsetDateTime::now_utc();
+    let (year, month, day) = now.to_calendar_date();
+    let (hour, minute, second, nano) = now.to_hms_nano();
+    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nano:09}Z", u8::from(month))
+}
+
+/// The task of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// Its id.
+    pub task_id: String,
+    /// Its service's id; empty without one.
+    pub service_id: String,
+    /// Its service's name.
+    pub service_name: String,
+}
+
+/// A published port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRecord {
+    /// A name for it.
+    pub name: String,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Port inside.
+    pub target: u16,
+    /// Port outside; 0 while none is chosen.
+    pub published: u16,
+    /// On this node, for this container alone; otherwise in the routing mesh.
+    pub host_mode: bool,
+}
+
+impl PortRecord {
+    pub(crate) fn from_model(port: &PortConfig) -> Self {
+        Self {
+            name: port.name.clone(),
+            protocol: port.protocol.name().to_owned(),
+            target: port.target_port,
+            published: port.published_port,
+            host_mode: port.mode == PublishMode::Host,
+        }
+    }
+
+    pub(crate) fn to_model(&self) -> PortConfig {
+        PortConfig {
+            name: self.name.clone(),
+            protocol: match self.protocol.as_str() {
+                "udp" => Protocol::Udp,
+                "sctp" => Protocol::Sctp,
+                _ => Protocol::Tcp,
+            },
+            target_port: self.target,
+            published_port: self.published,
+            mode: if self.host_mode { PublishMode::Host } else { PublishMode::Ingress },
+        }
+    }
+
+    pub(crate) fn network_protocol(&self) -> skep_network::Protocol {
+        match self.protocol.as_str() {
+            "udp" => skep_network::Protocol::Udp,
+            "sctp" => skep_network::Protocol::Sctp,
+            _ => skep_network::Protocol::Tcp,
+        }
+    }
+}
+
+/// A mount as `docker inspect` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRecord {
+    /// `bind` or `tmpfs`.
+    pub kind: String,
+    /// Path on the host; empty for a tmpfs.
+    pub source: String,
+    /// Path inside.
+    pub destination: String,
+    /// Writable.
+    pub rw: bool,
+    /// Propagation; empty for a tmpfs.
+    pub propagation: String,
+}
