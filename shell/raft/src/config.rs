@@ -20,6 +20,8 @@ pub struct Config {
     pub log_entries_for_slow_followers: u64,
     /// A snapshot is also taken when the log has grown by so many bytes since the last one.
     pub snapshot_log_bytes: u64,
+    /// A log file that has grown to this is followed by a new one; purging removes whole files.
+    pub log_file_bytes: u64,
     /// The shortest and the longest time without a leader before this manager asks for votes.
     pub election_timeout: (Duration, Duration),
     /// How often a leader shows that it is alive.
@@ -46,6 +48,7 @@ impl Config {
             snapshot_interval: 10_000,
             log_entries_for_slow_followers: 500,
             snapshot_log_bytes: 64 << 20,
+            log_file_bytes: 8 << 20,
             election_timeout: (Duration::from_millis(500), Duration::from_millis(1000)),
             heartbeat_period: Duration::from_millis(100),
             proposal_queue: 4096,
@@ -84,6 +87,9 @@ impl Config {
         }
         if self.proposal_queue == 0 || self.batch_proposals_max == 0 || self.subscriber_buffer == 0 {
             return refuse("queue, batch and subscriber buffer must hold at least 1");
+        }
+        if self.log_file_bytes > 1 << 30 {
+            return refuse("a log file may have at most 1 GiB");
         }
         if self.proposal_bytes_max > 8 << 20 || self.batch_bytes_max > 8 << 20 {
             return refuse("a proposal and a batch may have at most 8 MiB");

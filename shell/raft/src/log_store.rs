@@ -74,10 +74,11 @@ impl LogStore {
         place: &Place,
         lock: Lock,
         snapshot: Option<u64>,
+        segment_bytes: u64,
     ) -> Result<(LogStore, JoinHandle<()>), DiskError> {
         let vote = read_vote(place)?;
         let OpenedLog { files, positions, purged, last, committed, entries, torn_bytes } =
-            LogFiles::open(place, snapshot)?;
+            LogFiles::open(place, snapshot, segment_bytes)?;
         if torn_bytes > 0 {
             tracing::warn!(bytes = torn_bytes, "cut off the end of the raft log: its last write was never finished");
         }

@@ -50,7 +50,7 @@ impl<M: Machine> Raft<M> {
     /// Founds a cluster: a new, empty log with this manager as its only voter, which begins to lead at once.
     pub async fn create(config: Config, me: Peer, key: SealKey, clock: impl Clock) -> Result<Raft<M>, OpenError> {
         let place = place(&config, key)?;
-        std::fs::create_dir_all(&place.directory).map_err(DiskError::io("create", &place.directory))?;
+        place.create_directory()?;
         let lock = Lock::take(&place)?;
         Identity::create(&place)?;
         Raft::start(config, place, lock, me, Box::new(clock)).await
@@ -75,10 +75,10 @@ impl<M: Machine> Raft<M> {
         clock: Box<dyn Clock>,
     ) -> Result<Raft<M>, OpenError> {
         let raft_id = Identity::read(&place)?.raft_id;
-        let opening = place.clone();
+        let (opening, segment_bytes) = (place.clone(), config.log_file_bytes);
         let (restored, log) = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
             let restored = Restored::<M>::load(&opening)?;
-            let (log, _writer) = LogStore::open(&opening, lock, restored.snapshot_index())?;
+            let (log, _writer) = LogStore::open(&opening, lock, restored.snapshot_index(), segment_bytes)?;
             Ok((restored, log))
         })
         .await

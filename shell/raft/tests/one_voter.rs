@@ -93,9 +93,10 @@ async fn snapshots_replace_the_log_and_carry_the_state() {
     let mut settings = config(directory.path());
     settings.snapshot_interval = 50;
     settings.log_entries_for_slow_followers = 5;
+    settings.log_file_bytes = 64 << 10;
     let raft = create(settings.clone()).await;
     for n in 0..200 {
-        raft.propose(Proposal { number: n, padding: 100_000 }).await.unwrap();
+        raft.propose(Proposal { number: n, padding: 2_000 }).await.unwrap();
     }
     let before = raft.state();
     raft.shutdown().await;

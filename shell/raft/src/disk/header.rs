@@ -44,7 +44,7 @@ pub(crate) fn decode<'a>(
     path: &Path,
     bytes: &'a [u8],
 ) -> Result<(Reader<'a>, usize), DiskError> {
-    let short = |_| DiskError::damaged(path, bytes.len() as u64, Damage::TooShort);
+    let short = |_| DiskError::damaged(path, 0, Damage::TooShort);
     let mut input = Reader::new(bytes);
     if input.take(8).map_err(short)? != kind.magic {
         return Err(DiskError::damaged(path, 0, Damage::Kind));

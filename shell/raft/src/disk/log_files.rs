@@ -13,8 +13,6 @@ use super::{Damage, DiskError, Place, Record};
 
 const PREFIX: &str = "log-";
 const SUFFIX: &str = ".seg";
-/// A segment that has grown to this is followed by a new one.
-const SEGMENT_BYTES: u64 = 8 << 20;
 
 /// An entry's place in the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +52,7 @@ pub(crate) struct OpenedLog {
     pub(crate) last: Option<LogRef>,
     /// The highest index known to be committed.
     pub(crate) committed: Option<u64>,
-    /// Entries after `keep_after`, opened.
+    /// The entries after the snapshot, opened.
     pub(crate) entries: Vec<Record>,
     /// How many bytes of a torn last write were cut off.
     pub(crate) torn_bytes: u64,
@@ -93,16 +91,24 @@ impl Segment {
 pub(crate) struct LogFiles {
     place: Place,
     segments: Vec<Segment>,
+    /// A segment that has grown to this is followed by a new one.
+    segment_bytes: u64,
     buffer: Vec<u8>,
     poisoned: bool,
 }
 
 impl LogFiles {
-    /// Opens the log and checks every record. Entries after index `keep_after` are opened and returned: they are about to
-    /// be applied. `snapshot` is the last index the snapshot covers: entries up to there may be missing.
-    pub(crate) fn open(place: &Place, snapshot: Option<u64>) -> Result<OpenedLog, DiskError> {
+    /// Opens the log and checks every record. `snapshot` is the last index the snapshot covers: entries up to there may be
+    /// missing, those after it are opened and returned, as they are about to be applied.
+    pub(crate) fn open(place: &Place, snapshot: Option<u64>, segment_bytes: u64) -> Result<OpenedLog, DiskError> {
         let mut opened = OpenedLog {
-            files: LogFiles { place: place.clone(), segments: Vec::new(), buffer: Vec::new(), poisoned: false },
+            files: LogFiles {
+                place: place.clone(),
+                segments: Vec::new(),
+                segment_bytes,
+                buffer: Vec::new(),
+                poisoned: false,
+            },
             positions: Vec::new(),
             purged: None,
             last: None,
@@ -130,7 +136,7 @@ impl LogFiles {
         self.check_poison()?;
         // Until all is durable, a failure leaves the file in a state nobody knows.
         self.poisoned = true;
-        let full = self.segments.last().is_none_or(|segment| segment.length >= SEGMENT_BYTES);
+        let full = self.segments.last().is_none_or(|segment| segment.length >= self.segment_bytes);
         if full {
             let prev = self.last();
             debug_assert!(prev.is_none_or(|prev| prev.index + 1 == first.header.index), "no holes in the log");

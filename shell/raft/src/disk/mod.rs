@@ -15,9 +15,12 @@ mod identity;
 mod log_files;
 mod segment;
 mod snapshot_file;
+#[cfg(test)]
+mod tests;
 mod vote_file;
 
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use skep_trust::{SealError, SealKey};
@@ -193,10 +196,19 @@ impl Place {
         Ok(found)
     }
 
+    /// Makes the directory, for this user alone, and its name durable.
+    pub(crate) fn create_directory(&self) -> Result<(), DiskError> {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
+        made.map_err(DiskError::io("create", &self.directory))?;
+        self.directory.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync)
+    }
+
     /// Makes created, renamed and removed names durable.
     pub(crate) fn sync_directory(&self) -> Result<(), DiskError> {
-        std::fs::File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(DiskError::io("sync", &self.directory))
+        sync(&self.directory)
     }
+}
+
+fn sync(directory: &Path) -> Result<(), DiskError> {
+    std::fs::File::open(directory).and_then(|file| file.sync_all()).map_err(DiskError::io("sync", directory))
 }

@@ -4,8 +4,9 @@
 //! head (sealed description of what is inside, number of pieces) | piece: length u32, sealed bytes | piece …
 //! ```
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::header::{FileKind, decode, encode};
@@ -41,7 +42,8 @@ pub(crate) fn write_snapshot(
         fields.bytes(sealed_about.as_bytes());
     });
     let write = || -> std::io::Result<()> {
-        let mut out = BufWriter::with_capacity(PIECE, File::create(&temporary)?);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut out = BufWriter::with_capacity(PIECE, file);
         out.write_all(&head)?;
         let mut sealed = Vec::new();
         for (at, piece) in content.chunks(PIECE).enumerate() {
