@@ -197,6 +197,34 @@ impl ContainerCgroup {
         Ok(())
     }
 
+    /// Moves the calling process into a group beside the container's for a while: what it forks meanwhile is found
+    /// there, or where libcontainer moves it to, even if the calling process is killed at any instant. Not the
+    /// container's own group: libcontainer kills everything in that when it fails.
+    pub(crate) fn visit(&self) -> io::Result<Visit> {
+        let place = self.starting_place().ok_or_else(|| io::Error::other("no control group hierarchy"))?;
+        let own = std::fs::read_to_string("/proc/self/cgroup")?;
+        let first = place.controllers.split(',').next().unwrap_or_default();
+        let path = own.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?);
+            let fits = if self.v2 { controllers.is_empty() } else { controllers.split(',').any(|name| name == first) };
+            fits.then_some(path)
+        });
+        let path = path.ok_or_else(|| io::Error::other("no control group of our own"))?;
+        let home = place.mount.join(path.trim_start_matches('/')).join("cgroup.procs");
+        let directory = place.starting();
+        match std::fs::create_dir(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => std::fs::write(directory.join("cgroup.procs"), "0")?,
+        }
+        Ok(Visit { home, directory })
+    }
+
+    fn starting_place(&self) -> Option<&Place> {
+        let freezer = |place: &&Place| self.v2 || place.controllers.split(',').any(|name| name == "freezer");
+        self.places.iter().find(freezer).or_else(|| self.places.first())
+    }
+
     /// Whether the kernel killed anything in it for lack of memory.
     pub(crate) fn oom_killed(&self) -> bool {
         let Some(directory) = self.place("memory") else { return false };
@@ -233,16 +261,19 @@ impl ContainerCgroup {
         }
     }
 
-    /// The processes in it, as pids.
+    /// The processes in it, as pids, without the calling one.
     pub(crate) fn processes(&self) -> Vec<i32> {
-        let mut pids: Vec<i32> = self
-            .places
+        // First where a container starts: from there processes move into its own groups, never back.
+        let starting = self.starting_place().map(Place::starting);
+        let mut pids: Vec<i32> = starting
             .iter()
-            .filter_map(|place| std::fs::read_to_string(place.directory.join("cgroup.procs")).ok())
+            .chain(self.places.iter().map(|place| &place.directory))
+            .filter_map(|directory| std::fs::read_to_string(directory.join("cgroup.procs")).ok())
             .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
             .collect();
         pids.sort_unstable();
         pids.dedup();
+        pids.retain(|pid| u32::try_from(*pid) != Ok(std::process::id()));
         pids
     }
 
@@ -271,7 +302,7 @@ impl ContainerCgroup {
 
     /// Removes it, what was made inside it, and the parents that are empty now.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        let mut outcome = Ok(());
+        let mut outcome = self.starting_place().map_or(Ok(()), |place| remove_tree(&place.starting()));
         for place in &self.places {
             if let Err(error) = remove_tree(&place.directory) {
                 outcome = Err(error);
@@ -293,7 +324,30 @@ impl ContainerCgroup {
 
     /// Whether any of its directories exists.
     pub(crate) fn exists(&self) -> bool {
-        self.places.iter().any(|place| place.directory.exists())
+        self.places.iter().any(|place| place.directory.exists() || place.starting().exists())
+    }
+}
+
+impl Place {
+    fn starting(&self) -> PathBuf {
+        let mut directory = self.directory.clone().into_os_string();
+        directory.push(".start");
+        directory.into()
+    }
+}
+
+/// A stay beside a container's control group; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    home: PathBuf,
+    directory: PathBuf,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        // If it fails, the control group cannot be removed at the end, and the exit record says so.
+        let _ = std::fs::write(&self.home, "0");
+        let _ = std::fs::remove_dir(&self.directory);
     }
 }
 

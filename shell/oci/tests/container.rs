@@ -543,3 +543,97 @@ fn many_layers_fit() {
         assert_eq!(fixture.run().await.1, "120");
     });
 }
+
+#[test]
+fn many_at_once_and_the_binary_is_out_of_reach() {
+    real(async {
+        let one = async |number: i32| {
+            let fixture = Fixture::new(&format!("exit {number}"));
+            let running = fixture.start().await.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(ended(&fixture.bundle(), &running).await.exit_code, number);
+            fixture.assert_no_leaks(&running);
+        };
+        for _ in 0..3 {
+            tokio::join!(one(1), one(2), one(3), one(4), one(5), one(6), one(7), one(8));
+        }
+        let parent = Cgroups::detect().unwrap().directory("memory", "/", &format!("skep-test-{}", std::process::id()));
+        assert!(parent.is_none_or(|dir| !dir.exists()), "the empty parent is left");
+        let fixture = Fixture::new("sleep 1000");
+        let running = fixture.start().await.unwrap();
+        let exe = std::fs::File::open(format!("/proc/{}/exe", running.pids.shim.pid)).unwrap();
+        let flags = nix::sys::statvfs::fstatvfs(&exe).unwrap().flags();
+        assert!(flags.contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
+    });
+}
+
+#[test]
+fn output_is_never_lost_at_the_end() {
+    real(async {
+        let fixture = Fixture::new("yes 0123456789abcdef | head -n 50000; (sleep 1000 &); echo last");
+        let (record, out) = fixture.run().await;
+        assert_eq!(record.exit_code, 0);
+        assert_eq!((out.lines().count(), out.ends_with("last\n")), (50001, true));
+    });
+}
+
+#[test]
+fn a_silent_client_blocks_nobody() {
+    real(async {
+        let fixture = Fixture::new("sleep 1000");
+        let running = fixture.start().await.unwrap();
+        let socket = fixture.bundle_dir().join("shim.sock");
+        let mut silent: Vec<_> = (0..20).map(|_| std::os::unix::net::UnixStream::connect(&socket).unwrap()).collect();
+        // A frame that never ends, one that is too long, one that is no JSON.
+        use std::io::Write;
+        silent[0].write_all(&[0, 0, 1, 0, b'{']).unwrap();
+        silent[1].write_all(&[255, 255, 255, 255]).unwrap();
+        silent[2].write_all(&[0, 0, 0, 1, b'x']).unwrap();
+        assert_eq!(exec(&running.client, command("echo works")).await.1, "works\n");
+        assert_eq!(running.client.state().await.unwrap().phase, skep_oci::Phase::Running);
+    });
+}
+
+#[test]
+fn a_cancelled_start_does_not_happen() {
+    real(async {
+        let fixture = Fixture::new("sleep 1000");
+        let bundle = fixture.create();
+        assert_eq!(bundle.status().unwrap(), Status::Gone(None));
+        assert_eq!(bundle.cleanup().unwrap(), None);
+        let error = ShimLaunch::spawn(Path::new(SHIM), &bundle).await.unwrap_err().to_string();
+        assert!(error.contains("the start was cancelled"), "{error}");
+        let running = fixture.start().await.unwrap();
+        running.client.kill(9).await.unwrap();
+    });
+}
+
+#[test]
+fn a_shim_killed_at_any_instant_leaves_nothing() {
+    real(async {
+        for instant in 0..25 {
+            let fixture = Fixture::new("sleep 1000");
+            let bundle = fixture.create();
+            let mut launcher = std::process::Command::new(SHIM)
+                .arg("shim")
+                .arg(bundle.dir())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            wait_until(|| !matches!(bundle.status().unwrap(), Status::Gone(None)));
+            std::thread::sleep(Duration::from_millis(instant * 2));
+            launcher.wait().unwrap();
+            let (Status::Starting(pids) | Status::Alive(pids)) = bundle.status().unwrap() else { panic!("not alive") };
+            assert!(pids.shim.kill(9));
+            wait_until(|| !pids.shim.is_alive());
+            bundle.cleanup().unwrap();
+            for controller in ["memory", "pids", "freezer"] {
+                assert!(fixture.cgroup(controller).is_none_or(|dir| !dir.exists()), "instant {instant}");
+            }
+            let sleepers = std::fs::read_dir("/proc").unwrap().filter(|entry| {
+                let file = entry.as_ref().unwrap().path().join("cgroup");
+                std::fs::read_to_string(file).is_ok_and(|text| text.contains(&format!("{}\n", fixture.config.id)))
+            });
+            assert_eq!(sleepers.count(), 0, "instant {instant}");
+        }
+    });
+}

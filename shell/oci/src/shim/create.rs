@@ -125,6 +125,7 @@ fn start(bundle: &Path, made: &mut Made) -> Result<(Pids, HoldFile), Failure> {
     let (errors, errors_child) = pipe()?;
     let oom_score = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
     let program = Program { errors: errors_child.as_raw_fd() };
+    let visit = cgroup.visit().map_err(step("cannot use the control group"))?;
     let built = create(&config, &runtime, (stdout_child, stderr_child), program);
     drop(errors_child);
     let mut container =
@@ -137,6 +138,7 @@ fn start(bundle: &Path, made: &mut Made) -> Result<(Pids, HoldFile), Failure> {
         let _ = std::fs::write("/proc/self/oom_score_adj", score.trim());
     }
     write_atomically(bundle, PID_FILE, &pids).map_err(step("cannot write pid.json"))?;
+    drop(visit);
     refuse_when_cancelled(bundle)?;
     let _ = std::fs::remove_file(SOCKET_FILE);
     let listener = UnixListener::bind(SOCKET_FILE).map_err(step("cannot make the socket"))?;
