@@ -41,7 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("image", &[]),
     ("network", &["dataplane"]),
     ("engine", &["model", "agent", "dataplane", "oci", "image", "network"]),
-    ("http-api", &["model", "store", "api-types", "node", "engine", "image"]),
+    ("http-api", &["model", "store", "api-types", "engine", "image"]),
 ];
 
 /// Folders that hold crates with rules, and those without.
