@@ -20,7 +20,8 @@ pub struct Config {
     pub log_entries_for_slow_followers: u64,
     /// A snapshot is also taken when the log has grown by so many bytes since the last one.
     pub snapshot_log_bytes: u64,
-    /// A log file that has grown to this is followed by a new one; purging removes whole files.
+    /// A log file that has grown to this is followed by a new one; purging removes whole files. So much is allocated for
+    /// each in advance.
     pub log_file_bytes: u64,
     /// The shortest and the longest time without a leader before this manager asks for votes.
     pub election_timeout: (Duration, Duration),
@@ -48,7 +49,7 @@ impl Config {
             snapshot_interval: 10_000,
             log_entries_for_slow_followers: 500,
             snapshot_log_bytes: 64 << 20,
-            log_file_bytes: 8 << 20,
+            log_file_bytes: 4 << 20,
             election_timeout: (Duration::from_millis(500), Duration::from_millis(1000)),
             heartbeat_period: Duration::from_millis(100),
             proposal_queue: 4096,

@@ -1,6 +1,7 @@
 //! The log as a row of segments: opened and checked, appended to, cut at its end, purged at its front.
 //!
-//! Only the log's writer thread changes it. Readers get at entries through [`Position`]s, which stay good while the file is
+//! A segment is allocated in advance, so that an append changes no size and its fdatasync writes no metadata; what follows
+//! the last record is zeros. Only the log's writer thread changes it. Readers get at entries through [`Position`]s, which stay good while the file is
 //! open, also when it has been purged meanwhile.
 
 use std::fs::{File, OpenOptions};
@@ -178,7 +179,7 @@ impl LogFiles {
             let at = usize::try_from(keep.saturating_sub(segment.first)).expect("fits, it is below the count");
             let length = u64::from(segment.offsets[at]);
             segment.file.set_len(length).map_err(DiskError::io("truncate", &segment.path))?;
-            segment.file.sync_all().map_err(DiskError::io("sync", &segment.path))?;
+            allocate(&segment.file, &segment.path, self.segment_bytes)?;
             segment.offsets.truncate(at);
             segment.length = length;
             segment.last_term = last.map_or(0, |last| last.term);
@@ -206,6 +207,11 @@ impl LogFiles {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(crate) fn end_of_last_segment(&self) -> u64 {
+        self.segments.last().map_or(0, |segment| segment.length)
+    }
+
     fn last(&self) -> Option<LogRef> {
         let segment = self.segments.last()?;
         match segment.offsets.len() {
@@ -225,6 +231,7 @@ impl LogFiles {
         let length = head.len() as u64;
         skep_trust::write_atomic(&path, &head, 0o600).map_err(DiskError::io("create", &path))?;
         let file = open_segment(&path)?;
+        allocate(&file, &path, self.segment_bytes)?;
         // A segment of this name without records is superseded.
         self.segments.retain(|segment| segment.first != first);
         let last_term = prev.map_or(0, |prev| prev.term);
@@ -254,13 +261,14 @@ impl OpenedLog {
         let mut offset = start;
         while offset < bytes.len() {
             let Some(found) = decode_record(&bytes[offset..]) else {
-                if !is_last || !is_torn(&bytes, offset) {
-                    return Err(DiskError::damaged(&path, offset as u64, Damage::Middle));
+                let written = bytes.len() - trailing_zeros(&bytes[offset..]);
+                if written > offset {
+                    if !is_last || !is_torn(&bytes, offset, written) {
+                        return Err(DiskError::damaged(&path, offset as u64, Damage::Middle));
+                    }
+                    self.torn_bytes = (written - offset) as u64;
+                    segment.file.set_len(offset as u64).map_err(DiskError::io("truncate", &path))?;
                 }
-                self.torn_bytes = (bytes.len() - offset) as u64;
-                segment.length = offset as u64;
-                segment.file.set_len(segment.length).map_err(DiskError::io("truncate", &path))?;
-                segment.file.sync_all().map_err(DiskError::io("sync", &path))?;
                 break;
             };
             let header = found.header;
@@ -278,6 +286,10 @@ impl OpenedLog {
             self.last = Some(LogRef { term: header.term, index: header.index });
             self.committed = self.committed.max(header.committed);
             offset += found.length();
+        }
+        segment.length = offset as u64;
+        if is_last {
+            allocate(&segment.file, &path, self.files.segment_bytes)?;
         }
         self.files.segments.push(segment);
         Ok(())
@@ -312,6 +324,26 @@ impl OpenedLog {
         }
         Err(gap(expected))
     }
+}
+
+/// How many zeros are at the end.
+fn trailing_zeros(bytes: &[u8]) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let pieces = bytes.rchunks(ZEROS.len());
+    let zero: usize = pieces.map_while(|piece| (*piece == ZEROS[..piece.len()]).then_some(piece.len())).sum();
+    zero + bytes[..bytes.len() - zero].iter().rev().take_while(|byte| **byte == 0).count()
+}
+
+/// Makes room for the whole segment, and whatever was done to the file durable. Where the file system cannot allocate in
+/// advance it is done without: only speed is lost.
+fn allocate(file: &File, path: &Path, bytes: u64) -> Result<(), DiskError> {
+    use nix::errno::Errno;
+    let length = bytes.cast_signed();
+    match nix::fcntl::posix_fallocate(std::os::fd::AsRawFd::as_raw_fd(file), 0, length.max(1)) {
+        Ok(()) | Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {}
+        Err(error) => return Err(DiskError::io("allocate room for", path)(error.into())),
+    }
+    file.sync_all().map_err(DiskError::io("sync", path))
 }
 
 fn open_segment(path: &Path) -> Result<File, DiskError> {

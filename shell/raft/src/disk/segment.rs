@@ -137,10 +137,11 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Option<Found<'_>> {
     Some(Found { header, head, payload, batch_start })
 }
 
-/// Whether `bytes` are torn at `offset` and not damaged: nothing after it was written by a later write.
-pub(crate) fn is_torn(bytes: &[u8], offset: usize) -> bool {
+/// Whether `bytes` are torn at `offset` and not damaged: nothing after it was written by a later write. After `written`
+/// there are only zeros.
+pub(crate) fn is_torn(bytes: &[u8], offset: usize, written: usize) -> bool {
     let magic = MAGIC.to_le_bytes();
-    let after = (offset + 1).min(bytes.len());
-    let mut starts = bytes[after..].windows(magic.len()).enumerate().filter(|(_, window)| *window == magic);
+    let after = (offset + 1).min(written);
+    let mut starts = bytes[after..written].windows(magic.len()).enumerate().filter(|(_, window)| *window == magic);
     !starts.any(|(at, _)| decode_record(&bytes[after + at..]).is_some_and(|found| found.batch_start as usize > offset))
 }
