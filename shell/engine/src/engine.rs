@@ -27,6 +27,11 @@ use crate::table::Table;
 use crate::view::{ContainerState, ContainerView};
 use crate::{etc_files, info};
 
+/// Most containers whose files and network are taken away at a time; the rest wait.
+const REMOVALS: usize = 8;
+/// How often the kernel's network is compared with what it should be.
+const RECONCILE_PERIOD: Duration = Duration::from_secs(5);
+
 /// How to open an engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -78,6 +83,7 @@ pub(crate) struct Inner {
     pub(crate) publisher: Publisher,
     pub(crate) table: Table,
     pub(crate) starts: Semaphore,
+    pub(crate) removals: Semaphore,
     pub(crate) hostname: String,
     pub(crate) platform: Platform,
     pub(crate) operations: Operations,
@@ -117,6 +123,7 @@ impl Engine {
         let inner = Arc::new(Inner {
             publisher: Publisher::new(opened.network.clone()),
             starts: Semaphore::new(opened.config.starts.max(1)),
+            removals: Semaphore::new(REMOVALS),
             config: opened.config,
             layout: opened.layout,
             images: opened.images,
@@ -132,6 +139,7 @@ impl Engine {
             _lock: Mutex::new(Some(opened.lock)),
         });
         inner.adopt(opened.containers).await?;
+        inner.tracker.spawn(inner.clone().keep_network());
         Ok(Self { inner, _closer: Arc::new(Closer(closing)) })
     }
 
@@ -204,7 +212,9 @@ impl Engine {
         if !container.state().is_running() {
             return Err(EngineError::AlreadyStopped(container.id().to_owned()));
         }
-        self.inner.stop(&container, signal, grace, &CancellationToken::new()).await
+        let inner = self.inner.clone();
+        let stop = async move { inner.stop(&container, signal, grace, &CancellationToken::new()).await };
+        self.inner.to_its_end(stop).await
     }
 
     /// Waits for an end of the container.
@@ -228,7 +238,8 @@ impl Engine {
                 container.record.name
             )));
         }
-        self.inner.remove(&container).await
+        let inner = self.inner.clone();
+        self.inner.to_its_end(async move { inner.remove(&container).await }).await
     }
 
     /// The container's output.
@@ -268,7 +279,8 @@ impl Engine {
     /// [`EngineError::NoSuchExec`]; [`EngineError::Conflict`] when it was started already; [`EngineError::Start`] when the
     /// program cannot be run, with Docker's exit code, which [`Self::exec_inspect`] then shows, too.
     pub async fn exec_start(&self, exec: &str) -> Result<ExecStreams> {
-        self.inner.exec_start(exec).await
+        let (inner, exec) = (self.inner.clone(), exec.to_owned());
+        self.inner.to_its_end(async move { inner.exec_start(&exec).await }).await
     }
 
     /// How an exec goes.
@@ -333,6 +345,32 @@ impl Inner {
         let first = users.clone().next()?;
         let chosen = users.find(|container| container.state().is_running()).unwrap_or(first);
         Some(ContainerUse { container_id: chosen.id().to_owned(), running: chosen.state().is_running() })
+    }
+
+    /// Runs something to its end, also when the caller goes away meanwhile.
+    async fn to_its_end<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        self.tracker.spawn(work).await.map_err(|_| EngineError::Closing)?
+    }
+
+    /// Mends the kernel's network, whoever disturbed it, until the engine closes.
+    async fn keep_network(self: Arc<Self>) {
+        let mut period = tokio::time::interval(RECONCILE_PERIOD);
+        period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        period.tick().await;
+        loop {
+            tokio::select! {
+                () = self.closing.cancelled() => return,
+                _ = period.tick() => {}
+            }
+            match self.blocking(|inner| Ok(inner.network.reconcile()?)).await {
+                Ok(repaired) => {
+                    for what in repaired {
+                        tracing::warn!(what, "repaired the network");
+                    }
+                }
+                Err(error) => tracing::warn!(error = error.full_text(), "cannot check the network"),
+            }
+        }
     }
 
     /// Runs what blocks where blocking is fine.

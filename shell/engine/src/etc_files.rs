@@ -1,7 +1,7 @@
 //! The files that Docker lays over a container's `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use skep_network::Endpoint;
 use skep_oci::{BindPropagation, Mount};
@@ -30,7 +30,7 @@ pub(crate) fn write(record: &Record, endpoint: &Endpoint, directory: &Directory,
         std::fs::write(&path, content).at("write", &path)?;
         let target = PathBuf::from("/etc").join(name);
         // A mount of the user's at the same place wins.
-        if !record.mounts.iter().any(|mount| target == PathBuf::from(&mount.destination)) {
+        if !record.mounts.iter().any(|mount| target == Path::new(&mount.destination)) {
             mounts.push(Mount::Bind {
                 source: path,
                 target,

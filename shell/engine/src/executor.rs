@@ -73,6 +73,7 @@ impl Executor for Engine {
 impl Inner {
     async fn perform(self: &Arc<Self>, operation: Operation, cancel: &CancellationToken) -> Finished {
         let task = operation.task;
+        let is_end = matches!(operation.work, Work::Shutdown | Work::Remove);
         let result = match operation.work {
             Work::Prepare(assignment) => self.prepare(assignment, cancel).await.map(Some),
             Work::Start(assignment) => match self.container_of(task) {
@@ -88,7 +89,7 @@ impl Inner {
         };
         match result {
             Ok(container) => finished(container.as_deref(), Ok(())),
-            Err(error) => finished(self.table.of_task(task).as_deref(), Err(failure(&error))),
+            Err(error) => finished(self.table.of_task(task).as_deref(), Err(failure(&error, is_end))),
         }
     }
 
@@ -121,13 +122,15 @@ fn finished(container: Option<&Container>, result: std::result::Result<(), Failu
     Finished { result, container: container.map(Container::status), ports: ports.collect() }
 }
 
-fn failure(error: &EngineError) -> Failure {
+/// A stop or a removal that failed is always tried again: giving up would leave a container running.
+fn failure(error: &EngineError, is_end: bool) -> Failure {
     match error {
         EngineError::Cancelled | EngineError::Closing => Failure::Cancelled,
         EngineError::Start { message, .. } => Failure::Fatal(format!("starting container failed: {message}")),
         EngineError::Unkillable(_) | EngineError::Network(skep_network::NetworkError::Busy(_)) => {
             Failure::Temporary(error.full_text())
         }
+        other if is_end => Failure::Temporary(other.full_text()),
         other => Failure::Fatal(other.full_text()),
     }
 }

@@ -223,7 +223,7 @@ impl Inner {
         }
         // It may have ended before it entered.
         if !container.state().is_running() {
-            self.publisher.leave(container.id()).await?;
+            self.withdraw(container).await;
         }
         Ok(())
     }
@@ -281,36 +281,39 @@ impl Inner {
     async fn end_of(self: &Arc<Self>, container: &Arc<Container>) -> ExitRecord {
         let mut pause = Duration::from_millis(10);
         loop {
-            if let Ok(client) = container.client().await
+            if container.state() != ContainerState::Starting
+                && let Ok(client) = container.client().await
                 && let Ok(record) = client.wait().await
             {
                 return record;
             }
             match self.look(container).await {
                 Ok(ContainerState::Exited(record)) => return record,
-                Ok(state) => {
-                    if state.is_running() && container.state() == ContainerState::Starting {
-                        container.set_state(state);
-                        if let Err(error) = self.admit(container).await {
-                            tracing::error!(
-                                container.id = container.id(),
-                                error = error.full_text(),
-                                "cannot publish ports"
-                            );
-                        }
-                    }
+                Ok(state) if state.is_running() && container.state() == ContainerState::Starting => {
+                    self.begin_running(container, state).await;
+                    continue;
                 }
+                Ok(_) => {}
                 Err(error) => {
-                    tracing::error!(
-                        container.id = container.id(),
-                        error = error.full_text(),
-                        "cannot tell how a container goes"
-                    );
+                    let error = error.full_text();
+                    tracing::error!(container.id = container.id(), error, "cannot tell how a container goes");
                 }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(REASK_MAX);
         }
+    }
+
+    /// A container that an earlier engine was starting runs now.
+    async fn begin_running(self: &Arc<Self>, container: &Arc<Container>, state: ContainerState) {
+        let Some(endpoint) = self.network.endpoint(container.id()) else {
+            return container.set_state(state);
+        };
+        if let Err(error) = self.publisher.enter(container.id(), endpoint.address, &container.ports()).await {
+            let error = error.full_text();
+            tracing::error!(container.id = container.id(), error, "cannot publish the ports of a container");
+        }
+        container.set_state(state);
     }
 
     /// What became of a container whose shim does not answer.
@@ -342,18 +345,20 @@ impl Inner {
     /// the removal, to mend.
     async fn release(self: &Arc<Self>, container: &Arc<Container>) {
         let _release = container.release.lock().await;
-        let left = self.publisher.leave(container.id()).await;
+        self.withdraw(container).await;
+        let Ok(_turn) = self.removals.acquire().await else { return };
         let id = container.id().to_owned();
-        let released = match left {
-            Ok(()) => self.blocking(move |inner| Ok(inner.network.remove_endpoint(&id)?)).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = released {
-            tracing::warn!(
-                container.id = container.id(),
-                error = error.full_text(),
-                "cannot release a network endpoint"
-            );
+        if let Err(error) = self.blocking(move |inner| Ok(inner.network.remove_endpoint(&id)?)).await {
+            let error = error.full_text();
+            tracing::warn!(container.id = container.id(), error, "cannot release a network endpoint");
+        }
+    }
+
+    /// Takes a container out of traffic. It is stopped also when this fails: its endpoint's removal takes it out, too.
+    async fn withdraw(&self, container: &Container) {
+        if let Err(error) = self.publisher.leave(container.id()).await {
+            let error = error.full_text();
+            tracing::error!(container.id = container.id(), error, "cannot take a container out of the published ports");
         }
     }
 
@@ -371,10 +376,18 @@ impl Inner {
         grace: Option<Duration>,
         cancel: &CancellationToken,
     ) -> Result<()> {
-        if !container.reach(|state| *state != ContainerState::Starting).await.is_running() {
-            return Ok(());
+        match container.reach(|state| *state != ContainerState::Starting).await {
+            ContainerState::Running { .. } => {}
+            ContainerState::Created => {
+                let _operation = container.operation.lock().await;
+                if container.state() == ContainerState::Created {
+                    self.release(container).await;
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
         }
-        self.publisher.leave(container.id()).await?;
+        self.withdraw(container).await;
         let signal = signal.or_else(|| parse_signal(&container.record.stop_signal).ok()).unwrap_or(15);
         if let Err(error) = self.signal(container, signal).await {
             tracing::debug!(container.id = container.id(), %error, "cannot send the stop signal");
@@ -415,13 +428,14 @@ impl Inner {
         match container.reach(|state| *state != ContainerState::Starting).await {
             ContainerState::Removed => return Ok(()),
             ContainerState::Running { .. } => {
-                self.publisher.leave(container.id()).await?;
+                self.withdraw(container).await;
                 self.kill_hard(container).await?;
             }
             _ => {}
         }
         let _release = container.release.lock().await;
-        self.publisher.leave(container.id()).await?;
+        self.withdraw(container).await;
+        let _turn = self.removals.acquire().await.map_err(|_| EngineError::Closing)?;
         let (gone, created) = (container.clone(), container.state() == ContainerState::Created);
         self.blocking(move |inner| {
             if created && gone.directory.bundle().exists() {

@@ -1,14 +1,16 @@
 //! Real containers, as root, each test in its own network namespace, cgroup, data root and exec root.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
+
 mod rig;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rig::{Rig, run};
-use skep_agent::{Failure, Work};
+use skep_agent::{Assignment, Change, Failure, Input, Work};
 use skep_engine::{ContainerState, EngineError, ExecOptions, LogOptions, WaitCondition};
-use skep_model::{ByteSize, Limits, Mount, MountKind, NanoCpus, TmpfsOptions};
+use skep_model::{ByteSize, DesiredState, Limits, Mount, MountKind, NanoCpus, TaskSpec, TaskState, TmpfsOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[test]
@@ -220,7 +222,8 @@ fn execs_have_streams_and_exit_codes() {
 fn ports_follow_the_tasks() {
     run(|mut rig: Rig| async move {
         let serve = "while :; do echo hello | nc -l -p 80 -w 5 >/dev/null; done";
-        let mut task = rig.task(serve);
+        let quick = |spec: &mut TaskSpec| spec.container.stop_grace_period = Some(Duration::ZERO);
+        let mut task = rig.task_with(serve, quick);
         task.ports = vec![rig::port(80, 0, true), rig::port(80, 18080, false)];
         let prepared = rig.prepare(&task).await;
         assert_eq!(prepared.result, Ok(()));
@@ -284,6 +287,82 @@ fn many_start_at_once() {
         let began = std::time::Instant::now();
         rig.all(&tasks, |_| Work::Remove).await;
         eprintln!("24 containers removed in {:?}", began.elapsed());
+        rig.check_nothing_is_left();
+        rig
+    });
+}
+
+#[test]
+fn a_reboot_ends_containers_and_keeps_prepared_ones() {
+    run(|mut rig: Rig| async move {
+        let (ran, prepared) = (rig.task("sleep 1000"), rig.task("exit 9"));
+        rig.prepare_and_start(&ran).await;
+        rig.prepare(&prepared).await;
+        let victims = rig.processes(&ran);
+        rig.close().await;
+        victims.into_iter().for_each(|victim| rig.kill(victim));
+        rig.forget_exec_root();
+        rig.open().await;
+        let lost = rig.succeed(&ran, Work::Wait).await;
+        assert_eq!(lost.container.unwrap().exit_code, 137);
+        rig.prepare_and_start(&prepared).await;
+        assert_eq!(rig.succeed(&prepared, Work::Wait).await.container.unwrap().exit_code, 9);
+        for task in [&ran, &prepared] {
+            rig.succeed(task, Work::Remove).await;
+        }
+        rig.check_nothing_is_left();
+        rig
+    });
+}
+
+#[test]
+fn what_an_interrupted_removal_left_is_swept() {
+    run(|mut rig: Rig| async move {
+        let (first, second) = (rig.task("exit 0"), rig.task("exit 0"));
+        rig.prepare_and_start(&first).await;
+        rig.succeed(&first, Work::Wait).await;
+        rig.prepare(&second).await;
+        let directories: Vec<_> =
+            rig.engine().list().iter().map(|view| rig.layout("containers").join(&view.record.id)).collect();
+        rig.close().await;
+        for directory in directories {
+            std::fs::remove_file(directory.join("container.json")).unwrap();
+        }
+        rig.open().await;
+        assert!(rig.engine().list().is_empty());
+        rig.check_nothing_is_left();
+        rig
+    });
+}
+
+#[test]
+fn a_second_engine_is_refused() {
+    run(|rig: Rig| async move {
+        assert!(matches!(rig.open_another().await, Err(EngineError::InUse(_))));
+        rig
+    });
+}
+
+#[test]
+fn an_agent_drives_it_through_restarts() {
+    run(|mut rig: Rig| async move {
+        let tasks: Vec<_> = (0..6).map(|_| rig.task("trap 'exit 0' TERM; while :; do sleep 0.05; done")).collect();
+        let mut node = rig::Node::new(&rig);
+        node.input(&rig, Input::Complete(tasks.clone()));
+        node.until(&rig, |node| node.count(TaskState::Running) >= 2).await;
+        rig.close().await;
+        rig.open().await;
+        node.restart(&rig);
+        node.until(&rig, |node| node.count(TaskState::Running) == 6).await;
+        let stopped = Assignment { desired: DesiredState::Shutdown, ..tasks[0].clone() };
+        node.input(&rig, Input::Incremental(vec![Change::Update(Box::new(stopped))]));
+        node.until(&rig, |node| node.count(TaskState::Shutdown) == 1).await;
+        let id = rig.engine().of_task(tasks[1].task_id).unwrap().record.id.clone();
+        rig.engine().kill(&id, "KILL").await.unwrap();
+        node.until(&rig, |node| node.count(TaskState::Failed) == 1).await;
+        assert_eq!(node.status(&tasks[1]).err, "task: non-zero exit (137)");
+        node.input(&rig, Input::Complete(Vec::new()));
+        node.until(&rig, |node| node.agent.is_idle()).await;
         rig.check_nothing_is_left();
         rig
     });

@@ -9,7 +9,7 @@ fn variables_are_merged_by_name() {
 
 #[test]
 fn limits_and_swap() {
-    let limits = |memory, swap| {
+    let limits = |memory, swap: Option<i64>| {
         resources(&ResourceRequirements {
             limits: Some(skep_model::Limits { memory: skep_model::ByteSize(memory), ..Default::default() }),
             swap: swap.map(skep_model::ByteSize),

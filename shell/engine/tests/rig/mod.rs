@@ -1,34 +1,37 @@
 //! What the tests stand on: an engine in a network namespace of its own that can be closed and opened again, tasks for it,
 //! and a look at what is left.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use skep_agent::conformity::{Bench, Program, check};
-use skep_agent::{Assignment, Executor, Finished, Operation, Work};
+use skep_agent::{
+    Actions, Agent, AgentConfig, Assignment, Executor, Finished, Input, Moment, Operation, StoredTask, Work,
+};
 use skep_engine::{Engine, EngineConfig, ImageId, LogOptions};
 use skep_image::{ContainerConfig, ImageBuilder, Reference};
 use skep_model::{
     ContainerSpec, DesiredState, Labels, NodeId, ObjectId, PortConfig, Protocol, PublishMode, ServiceId, Slot,
-    SpecVersion, TaskId, TaskSpec,
+    SpecVersion, TaskId, TaskSpec, TaskState, TaskStatus, WallTime,
 };
 use tokio::io::AsyncReadExt;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub struct Rig {
+pub(crate) struct Rig {
     engine: Option<Engine>,
     config: EngineConfig,
     directory: tempfile::TempDir,
-    pub image: ImageId,
+    pub(crate) image: ImageId,
     next: u64,
 }
 
 /// Runs a test in a network namespace of its own; removes everything afterwards, also when it failed.
-pub fn run<F: Future<Output = Rig>>(test: impl FnOnce(Rig) -> F + Send + 'static) {
+pub(crate) fn run<F: Future<Output = Rig>>(test: impl FnOnce(Rig) -> F + Send + 'static) {
     in_namespace(move |runtime| {
         let rig = runtime.block_on(Rig::new());
         let rig = runtime.block_on(async { tokio::time::timeout(4 * PATIENCE, test(rig)).await.expect("in time") });
@@ -37,7 +40,7 @@ pub fn run<F: Future<Output = Rig>>(test: impl FnOnce(Rig) -> F + Send + 'static
     });
 }
 
-pub fn conforms() {
+pub(crate) fn conforms() {
     in_namespace(|runtime| {
         let rig = runtime.block_on(Rig::new());
         check(&mut RealBench { runtime, rig, ended: Vec::new() });
@@ -69,15 +72,15 @@ impl Rig {
         Self { engine: Some(engine), config, directory, image, next: 0 }
     }
 
-    pub fn engine(&self) -> &Engine {
+    pub(crate) fn engine(&self) -> &Engine {
         self.engine.as_ref().unwrap()
     }
 
-    pub async fn close(&mut self) {
+    pub(crate) async fn close(&mut self) {
         self.engine.take().unwrap().close().await;
     }
 
-    pub async fn open(&mut self) {
+    pub(crate) async fn open(&mut self) {
         // Handles that followers hold end soon after the engine closed.
         for _ in 0..100 {
             match Engine::open(self.config.clone()).await {
@@ -91,16 +94,35 @@ impl Rig {
         panic!("the image store is still in use");
     }
 
-    pub fn layout(&self, path: &str) -> PathBuf {
+    pub(crate) async fn open_another(&self) -> Result<Engine, skep_engine::EngineError> {
+        Engine::open(self.config.clone()).await
+    }
+
+    /// Shim and first process of a task's container.
+    pub(crate) fn processes(&self, task: &Assignment) -> Vec<skep_oci::ProcessId> {
+        match self.bundle(task).status().unwrap() {
+            skep_oci::Status::Alive(pids) => [Some(pids.shim), pids.init].into_iter().flatten().collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A reboot empties it.
+    pub(crate) fn forget_exec_root(&self) {
+        let pins = self.config.exec_root.join("netns");
+        nix::mount::umount2(&pins, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        std::fs::remove_dir_all(&self.config.exec_root).unwrap();
+    }
+
+    pub(crate) fn layout(&self, path: &str) -> PathBuf {
         self.config.data_root.join(path)
     }
 
-    pub fn task(&mut self, script: &str) -> Assignment {
+    pub(crate) fn task(&mut self, script: &str) -> Assignment {
         self.task_with(script, |_| {})
     }
 
     /// A task that runs a script in a shell.
-    pub fn task_with(&mut self, script: &str, change: impl FnOnce(&mut TaskSpec)) -> Assignment {
+    pub(crate) fn task_with(&mut self, script: &str, change: impl FnOnce(&mut TaskSpec)) -> Assignment {
         self.next += 1;
         let mut bytes = [3; 17];
         bytes[4..12].copy_from_slice(&self.next.to_be_bytes());
@@ -132,39 +154,39 @@ impl Rig {
         receiver
     }
 
-    pub async fn work(&self, task: &Assignment, work: Work) -> Finished {
+    pub(crate) async fn work(&self, task: &Assignment, work: Work) -> Finished {
         let ended = self.begin(task.task_id, work);
         tokio::time::timeout(PATIENCE, ended).await.expect("in time").expect("it calls back")
     }
 
-    pub async fn succeed(&self, task: &Assignment, work: Work) -> Finished {
+    pub(crate) async fn succeed(&self, task: &Assignment, work: Work) -> Finished {
         let name = work.name();
         let finished = self.work(task, work).await;
         assert_eq!(finished.result, Ok(()), "{name}");
         finished
     }
 
-    pub async fn all(&self, tasks: &[Assignment], work: impl Fn(&Assignment) -> Work) {
+    pub(crate) async fn all(&self, tasks: &[Assignment], work: impl Fn(&Assignment) -> Work) {
         let begun: Vec<_> = tasks.iter().map(|task| self.begin(task.task_id, work(task))).collect();
         for ended in begun {
             assert_eq!(ended.await.unwrap().result, Ok(()));
         }
     }
 
-    pub async fn prepare(&self, task: &Assignment) -> Finished {
+    pub(crate) async fn prepare(&self, task: &Assignment) -> Finished {
         self.work(task, Work::Prepare(Arc::new(task.clone()))).await
     }
 
-    pub async fn start(&self, task: &Assignment) -> Finished {
+    pub(crate) async fn start(&self, task: &Assignment) -> Finished {
         self.work(task, Work::Start(Arc::new(task.clone()))).await
     }
 
-    pub async fn prepare_and_start(&self, task: &Assignment) {
+    pub(crate) async fn prepare_and_start(&self, task: &Assignment) {
         assert_eq!(self.prepare(task).await.result, Ok(()));
         assert_eq!(self.start(task).await.result, Ok(()));
     }
 
-    pub async fn logs(&self, id: &str, options: LogOptions) -> Vec<String> {
+    pub(crate) async fn logs(&self, id: &str, options: LogOptions) -> Vec<String> {
         let mut reader = self.engine().logs(id, options).unwrap();
         let mut lines = Vec::new();
         while let Some(line) = reader.next().await {
@@ -173,7 +195,7 @@ impl Rig {
         lines
     }
 
-    pub async fn wait_for_line(&self, id: &str, wanted: &str) {
+    pub(crate) async fn wait_for_line(&self, id: &str, wanted: &str) {
         let mut reader = self.engine().logs(id, LogOptions { follow: true, ..LogOptions::default() }).unwrap();
         while let Some(line) = reader.next().await {
             if &line.unwrap().message[..wanted.len()] == wanted.as_bytes() {
@@ -183,7 +205,7 @@ impl Rig {
         panic!("the log ended without {wanted:?}");
     }
 
-    pub async fn until(&self, reached: impl Fn() -> bool) {
+    pub(crate) async fn until(&self, reached: impl Fn() -> bool) {
         let reaching = async {
             while !reached() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -192,7 +214,7 @@ impl Rig {
         tokio::time::timeout(PATIENCE, reaching).await.expect("in time");
     }
 
-    pub async fn read_port(&self, port: u16) -> String {
+    pub(crate) async fn read_port(&self, port: u16) -> String {
         let reading = async {
             loop {
                 // The server takes one connection at a time.
@@ -224,30 +246,30 @@ impl Rig {
         path.file_name().unwrap().to_string_lossy().into_owned()
     }
 
-    pub fn shim_pid(&self, task: &Assignment) -> skep_oci::ProcessId {
+    pub(crate) fn shim_pid(&self, task: &Assignment) -> skep_oci::ProcessId {
         match self.bundle(task).status().unwrap() {
             skep_oci::Status::Alive(pids) => pids.shim,
             other => panic!("{other:?}"),
         }
     }
 
-    pub fn kill(&self, process: skep_oci::ProcessId) {
+    pub(crate) fn kill(&self, process: skep_oci::ProcessId) {
         assert!(process.kill(9));
     }
 
-    pub async fn wait_for_exit_record(&self, task: &Assignment) {
+    pub(crate) async fn wait_for_exit_record(&self, task: &Assignment) {
         let bundle = self.bundle(task);
         self.until(|| matches!(bundle.status().unwrap(), skep_oci::Status::Exited(_))).await;
     }
 
     /// What an engine leaves that is killed while it prepares.
-    pub fn half_made(&self, id: &str) {
+    pub(crate) fn half_made(&self, id: &str) {
         let images = skep_image::ImageStore::open(&self.layout("image")).unwrap();
         images.create_snapshot(id, self.image).unwrap();
         std::fs::create_dir(self.layout("containers").join(id)).unwrap();
     }
 
-    pub fn check_nothing_is_left(&self) {
+    pub(crate) fn check_nothing_is_left(&self) {
         let entries = |path: PathBuf| std::fs::read_dir(path).map(|entries| entries.count()).unwrap_or_default();
         assert_eq!(entries(self.layout("containers")), 0, "containers");
         assert_eq!(self.engine().images().snapshots().len(), 0, "snapshots");
@@ -265,30 +287,36 @@ impl Rig {
 }
 
 impl Drop for Rig {
+    /// Also after a failure nothing of a test stays.
     fn drop(&mut self) {
-        // Also after a failure: nothing of a test stays.
-        let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() else {
-            return;
-        };
-        let engine = self.engine.take();
+        drop(self.engine.take());
         let config = self.config.clone();
-        drop(engine);
-        runtime.block_on(async {
-            for _ in 0..50 {
-                if let Ok(engine) = Engine::open(config.clone()).await {
-                    for view in engine.list() {
-                        let _ = engine.remove(&view.record.id, true).await;
-                    }
-                    let network = engine.network().clone();
-                    let _ = tokio::task::spawn_blocking(move || network.remove_all()).await;
-                    engine.close().await;
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            eprintln!("cannot clean up {:?}", self.directory.path());
+        // A thread of its own, in the same network namespace: a failed test is dropped within its runtime.
+        let cleaned = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            runtime.block_on(clean_up(config))
         });
+        if !matches!(cleaned.join(), Ok(Some(()))) {
+            eprintln!("cannot clean up {:?}", self.directory.path());
+        }
     }
+}
+
+async fn clean_up(config: EngineConfig) -> Option<()> {
+    for _ in 0..100 {
+        let Ok(engine) = Engine::open(config.clone()).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        for view in engine.list() {
+            let _ = engine.remove(&view.record.id, true).await;
+        }
+        let network = engine.network().clone();
+        let _ = tokio::task::spawn_blocking(move || network.remove_all()).await;
+        engine.close().await;
+        return Some(());
+    }
+    None
 }
 
 fn build_image(engine: &Engine) -> ImageId {
@@ -306,7 +334,7 @@ fn build_image(engine: &Engine) -> ImageId {
     builder.build(engine.images(), Some(&Reference::parse("box:1").unwrap())).unwrap()
 }
 
-pub fn port(target: u16, published: u16, host: bool) -> PortConfig {
+pub(crate) fn port(target: u16, published: u16, host: bool) -> PortConfig {
     PortConfig {
         name: String::new(),
         protocol: Protocol::Tcp,
@@ -351,5 +379,75 @@ impl Bench for RealBench {
             self.rig.close().await;
             self.rig.open().await;
         });
+    }
+}
+
+/// A node around the engine: an agent, its database, and what ended.
+pub(crate) struct Node {
+    pub(crate) agent: Agent,
+    database: BTreeMap<TaskId, StoredTask>,
+    sender: mpsc::UnboundedSender<(TaskId, Finished)>,
+    ended: mpsc::UnboundedReceiver<(TaskId, Finished)>,
+    began: std::time::Instant,
+}
+
+impl Node {
+    pub(crate) fn new(rig: &Rig) -> Self {
+        let (sender, ended) = mpsc::unbounded_channel();
+        let found = rig.engine().tasks();
+        let (agent, _) = Agent::restore(AgentConfig::default(), Moment::default(), Vec::new(), &found);
+        Self { agent, database: BTreeMap::new(), sender, ended, began: std::time::Instant::now() }
+    }
+
+    pub(crate) fn restart(&mut self, rig: &Rig) {
+        (self.sender, self.ended) = mpsc::unbounded_channel();
+        let stored = self.database.values().cloned().collect();
+        let found = rig.engine().tasks();
+        let (agent, actions) = Agent::restore(AgentConfig::default(), self.now(), stored, &found);
+        self.agent = agent;
+        self.perform(rig, actions);
+    }
+
+    fn now(&self) -> Moment {
+        Moment { monotonic: self.began.elapsed(), wall: WallTime::default() }
+    }
+
+    pub(crate) fn input(&mut self, rig: &Rig, input: Input) {
+        let actions = self.agent.step(self.now(), input);
+        self.perform(rig, actions);
+    }
+
+    fn perform(&mut self, rig: &Rig, actions: Actions) {
+        for id in actions.forget {
+            self.database.remove(&id);
+        }
+        for stored in actions.store {
+            self.database.insert(stored.assignment.task_id, stored);
+        }
+        for id in actions.cancel {
+            rig.engine().cancel(id);
+        }
+        for operation in actions.begin {
+            let (sender, id) = (self.sender.clone(), operation.task);
+            rig.engine().begin(operation, Box::new(move |finished| drop(sender.send((id, finished)))));
+        }
+    }
+
+    pub(crate) async fn until(&mut self, rig: &Rig, reached: impl Fn(&Self) -> bool) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !reached(self) {
+            let ended = tokio::time::timeout_at(deadline, self.ended.recv()).await.expect("in time");
+            let (id, finished) = ended.expect("the sender lives");
+            self.input(rig, Input::Finished(id, finished));
+        }
+    }
+
+    pub(crate) fn count(&self, state: TaskState) -> usize {
+        self.agent.statuses().filter(|(_, status)| status.state == state).count()
+    }
+
+    pub(crate) fn status(&self, task: &Assignment) -> TaskStatus {
+        let found = self.agent.statuses().find(|(id, _)| *id == task.task_id);
+        found.expect("the task is known").1.clone()
     }
 }
