@@ -308,8 +308,8 @@ impl ContainerCgroup {
                 outcome = Err(error);
                 continue;
             }
-            // Somebody is making a container below our parent: then it is not empty for long, leave it.
-            let Ok(_lock) = Lock::take(&place.mount, libc::LOCK_EX | libc::LOCK_NB) else { continue };
+            // Others hold it for an instant only; an empty parent left behind does no harm.
+            let Some(_lock) = Lock::take_patiently(&place.mount) else { continue };
             let mut parent = place.directory.parent();
             while let Some(directory) = parent
                 && directory != place.mount
@@ -375,6 +375,16 @@ fn remove_tree(directory: &Path) -> io::Result<()> {
 struct Lock(#[allow(dead_code, reason = "closing it unlocks")] File);
 
 impl Lock {
+    fn take_patiently(directory: &Path) -> Option<Self> {
+        (0..50).find_map(|_| {
+            let lock = Self::take(directory, libc::LOCK_EX | libc::LOCK_NB).ok();
+            if lock.is_none() {
+                std::thread::sleep(PAUSE);
+            }
+            lock
+        })
+    }
+
     fn take(directory: &Path, how: i32) -> io::Result<Self> {
         let file = File::open(directory)?;
         // SAFETY: flock on a descriptor that we own.
