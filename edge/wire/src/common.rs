@@ -17,7 +17,9 @@ pub(crate) fn optional_id<T: ObjectId>(text: Option<&String>) -> Result<Option<T
     text.map(|text| id(text)).transpose()
 }
 
-pub(crate) fn duration(value: Duration) -> prost_types::Duration {
+/// A duration as protobuf's well-known one.
+#[must_use]
+pub fn duration(value: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(value.subsec_nanos()).expect("a second has fewer nanoseconds than an i32 holds"),

@@ -17,7 +17,7 @@ mod service;
 mod snapshot;
 mod task;
 
-pub use common::{timestamp, wall_time};
+pub use common::{duration, timestamp, wall_time};
 pub use entry::{FORMAT, decode_entry, encode_entry, proposal_size};
 pub use error::DecodeError;
 pub use node::node;
