@@ -201,8 +201,8 @@ impl Engine {
         self.inner.signal(&container, signal).await
     }
 
-    /// Stops a running container: stop signal, grace, SIGKILL. Without arguments the container's own are used; a grace of
-    /// `None` inside is without end.
+    /// Stops a running container: stop signal, grace, SIGKILL. What is not given is the container's own;
+    /// [`Duration::MAX`] waits without end.
     ///
     /// # Errors
     /// [`EngineError::AlreadyStopped`], [`EngineError::Unkillable`].

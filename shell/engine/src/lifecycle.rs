@@ -12,12 +12,13 @@
 //! and the bundle, and launches the shim; it needs no undo but the release of the network, for the bundle tells at any moment
 //! how far it came.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use skep_agent::Assignment;
 use skep_model::TaskId;
-use skep_oci::{Bundle, ExitRecord, NetworkNamespace, RootFs, ShimLaunch, StartError, Status};
+use skep_oci::{Bundle, ExitRecord, Mount, NetworkNamespace, RootFs, ShimLaunch, StartError, Status};
 use tokio_util::sync::CancellationToken;
 
 use crate::blueprint::{Site, check_sources, draw, parse_signal};
@@ -194,8 +195,9 @@ impl Inner {
         let machine = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let mut config = record.config.clone();
         let etc = etc_files::write(record, &endpoint, &container.directory, &machine)?;
-        // The user's own mounts come later and so lie above.
+        // As in Docker: what lies deeper comes later, so that nothing is hidden.
         config.mounts.splice(0..0, etc);
+        config.mounts.sort_by_key(|mount| mount_target(mount).components().count());
         config.network = NetworkNamespace::Path(endpoint.netns_path);
         Ok(Bundle::create(container.directory.bundle(), &config)?)
     }
@@ -466,6 +468,12 @@ pub(crate) fn state_of(bundle: &Bundle) -> Result<ContainerState> {
         Status::Gone(_) => bundle.cleanup()?,
     };
     Ok(cleaned.map_or(ContainerState::Created, ContainerState::Exited))
+}
+
+fn mount_target(mount: &Mount) -> &Path {
+    match mount {
+        Mount::Bind { target, .. } | Mount::Tmpfs { target, .. } => target,
+    }
 }
 
 fn running_state(pids: &skep_oci::Pids) -> ContainerState {

@@ -1,6 +1,7 @@
 //! Real containers, as root, each test in its own network namespace, cgroup, data root and exec root.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
+#![allow(dead_code, reason = "the rig is shared with other tests")]
 
 mod rig;
 

@@ -124,34 +124,16 @@ impl Rig {
     /// A task that runs a script in a shell.
     pub(crate) fn task_with(&mut self, script: &str, change: impl FnOnce(&mut TaskSpec)) -> Assignment {
         self.next += 1;
-        let mut bytes = [3; 17];
-        bytes[4..12].copy_from_slice(&self.next.to_be_bytes());
-        let args = ["sh", "-c", script].map(str::to_owned).to_vec();
-        let container = ContainerSpec { image: "box:1".to_owned(), args, ..ContainerSpec::default() };
-        let mut spec = TaskSpec { container, ..TaskSpec::default() };
-        change(&mut spec);
-        Assignment {
-            task_id: TaskId::from_random(bytes),
-            task_name: String::new(),
-            task_labels: Labels::new(),
-            service_id: Some(ServiceId::from_random([1; 17])),
-            service_name: "web".to_owned(),
-            service_labels: Labels::new(),
-            slot: Slot::Number(self.next),
-            node_id: NodeId::from_random([2; 17]),
-            spec_version: SpecVersion(1),
-            spec: Arc::new(spec),
-            ports: Vec::new(),
-            desired: DesiredState::Running,
-            known: None,
-        }
+        let mut assignment = assignment(self.next, script);
+        change(Arc::make_mut(&mut assignment.spec));
+        assignment
+    }
+    fn begin(&self, task: TaskId, work: Work) -> oneshot::Receiver<Finished> {
+        begin(self.engine(), task, work)
     }
 
-    fn begin(&self, task: TaskId, work: Work) -> oneshot::Receiver<Finished> {
-        let (sender, receiver) = oneshot::channel();
-        let done = Box::new(move |finished| drop(sender.send(finished)));
-        self.engine().begin(Operation { task, work }, done);
-        receiver
+    pub(crate) fn config(&self) -> &EngineConfig {
+        &self.config
     }
 
     pub(crate) async fn work(&self, task: &Assignment, work: Work) -> Finished {
@@ -283,6 +265,37 @@ impl Rig {
                 assert_eq!(children.unwrap_or_default(), 0, "{directory:?}");
             }
         }
+    }
+}
+
+/// Begins an operation; the receiver gets its end.
+pub(crate) fn begin(engine: &Engine, task: TaskId, work: Work) -> oneshot::Receiver<Finished> {
+    let (sender, receiver) = oneshot::channel();
+    engine.begin(Operation { task, work }, Box::new(move |finished| drop(sender.send(finished))));
+    receiver
+}
+
+/// A task that runs a script in a shell.
+pub(crate) fn assignment(number: u64, script: &str) -> Assignment {
+    let mut bytes = [3; 17];
+    bytes[4..12].copy_from_slice(&number.to_be_bytes());
+    let args = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let stop_grace_period = Some(Duration::from_secs(5));
+    let container = ContainerSpec { image: "box:1".to_owned(), args, stop_grace_period, ..ContainerSpec::default() };
+    Assignment {
+        task_id: TaskId::from_random(bytes),
+        task_name: String::new(),
+        task_labels: Labels::new(),
+        service_id: Some(ServiceId::from_random([1; 17])),
+        service_name: "web".to_owned(),
+        service_labels: Labels::new(),
+        slot: Slot::Number(number),
+        node_id: NodeId::from_random([2; 17]),
+        spec_version: SpecVersion(1),
+        spec: Arc::new(TaskSpec { container, ..TaskSpec::default() }),
+        ports: Vec::new(),
+        desired: DesiredState::Running,
+        known: None,
     }
 }
 
