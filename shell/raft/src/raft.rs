@@ -16,7 +16,7 @@ use crate::log_store::LogStore;
 use crate::machine::{Machine, MachineError};
 use crate::network::NoPeers;
 use crate::publish::{Committed, Published, Publisher, Subscription};
-use crate::state_machine::{Restored, StateMachine};
+use crate::state_machine::{Restored, StateMachine, WritingGate};
 use crate::time::{Clock, TimeKeeper};
 use crate::types::{Peer, TypeConfig};
 
@@ -34,6 +34,7 @@ struct Inner<M: Machine> {
     proposal_bytes_max: usize,
     raft: openraft::Raft<TypeConfig, StateMachine<M>>,
     log: LogStore,
+    gate: WritingGate,
     publisher: Arc<Publisher<M>>,
     leadership: watch::Receiver<Leadership>,
     time: Arc<TimeKeeper>,
@@ -88,6 +89,7 @@ impl<M: Machine> Raft<M> {
         let publisher = Publisher::new(first, config.subscriber_buffer);
         let in_flight = Arc::new(InFlight::new());
         let failure = Arc::default();
+        let gate = WritingGate::new();
         let machine = StateMachine::new(
             place,
             log.clone(),
@@ -95,12 +97,14 @@ impl<M: Machine> Raft<M> {
             Arc::clone(&publisher),
             Arc::clone(&in_flight),
             Arc::clone(&failure),
+            gate.clone(),
         );
         let settings = Arc::new(config.for_openraft()?);
         let started = openraft::Raft::new(raft_id, settings, NoPeers, log.clone(), machine).await;
         let raft = match started {
             Ok(raft) => raft,
             Err(error) => {
+                gate.close().await;
                 log.stop().await;
                 return Err(match failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
                     Some(error) => OpenError::Machine(error),
@@ -139,6 +143,7 @@ impl<M: Machine> Raft<M> {
             proposal_bytes_max,
             raft,
             log,
+            gate,
             publisher,
             leadership,
             time,
@@ -212,6 +217,7 @@ impl<M: Machine> Raft<M> {
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::error!(%error, "raft did not end well");
         }
+        self.0.gate.close().await;
         self.0.log.stop().await;
     }
 }

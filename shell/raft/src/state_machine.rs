@@ -9,6 +9,7 @@ use futures_util::{Stream, StreamExt as _};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use skep_model::ClusterTime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::batch::InFlight;
 use crate::disk::codec::{Reader, Writer};
@@ -70,6 +71,27 @@ impl<M: Machine> Restored<M> {
 /// The newest snapshot on disk, shared with whoever builds the next.
 type CurrentSnapshot = Arc<Mutex<Option<(SnapshotMeta, SnapshotFile)>>>;
 
+/// Lets one snapshot be written at a time, and none after [`WritingGate::close`].
+#[derive(Clone)]
+pub(crate) struct WritingGate(Arc<Semaphore>);
+
+impl WritingGate {
+    pub(crate) fn new() -> WritingGate {
+        WritingGate(Arc::new(Semaphore::new(1)))
+    }
+
+    /// Waits until nothing is written any more: the files may then belong to somebody else.
+    pub(crate) async fn close(&self) {
+        let last = self.0.acquire().await;
+        self.0.close();
+        drop(last);
+    }
+
+    async fn enter(&self) -> io::Result<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).acquire_owned().await.map_err(io::Error::other)
+    }
+}
+
 /// The state machine as `openraft` drives it.
 pub(crate) struct StateMachine<M: Machine> {
     place: Place,
@@ -83,6 +105,7 @@ pub(crate) struct StateMachine<M: Machine> {
     last: Option<LogId>,
     membership: StoredMembership,
     snapshot: CurrentSnapshot,
+    gate: WritingGate,
 }
 
 impl<M: Machine> StateMachine<M> {
@@ -93,6 +116,7 @@ impl<M: Machine> StateMachine<M> {
         publisher: Arc<Publisher<M>>,
         in_flight: Arc<InFlight<M>>,
         failure: Arc<Mutex<Option<MachineError>>>,
+        gate: WritingGate,
     ) -> StateMachine<M> {
         StateMachine {
             place,
@@ -105,6 +129,7 @@ impl<M: Machine> StateMachine<M> {
             last: restored.last,
             membership: restored.membership,
             snapshot: Arc::new(Mutex::new(restored.snapshot)),
+            gate,
         }
     }
 
@@ -177,6 +202,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
             last: self.last,
             membership: self.membership.clone(),
             current: Arc::clone(&self.snapshot),
+            gate: self.gate.clone(),
         }
     }
 
@@ -215,6 +241,7 @@ pub(crate) struct SnapshotBuilder<M: Machine> {
     last: Option<LogId>,
     membership: StoredMembership,
     current: CurrentSnapshot,
+    gate: WritingGate,
 }
 
 impl<M: Machine> RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder<M> {
@@ -223,7 +250,9 @@ impl<M: Machine> RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder<M> {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let about = About { last: self.last, membership: self.membership.clone(), time: self.time };
         let (place, state, current) = (self.place.clone(), self.state.clone(), Arc::clone(&self.current));
+        let permit = self.gate.enter().await?;
         let work = move || {
+            let _permit = permit;
             let content = M::encode_snapshot(&state);
             store(&place, &about, &content, &current)
         };

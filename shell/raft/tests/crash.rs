@@ -78,7 +78,7 @@ fn run_and_kill(directory: &Path, random: u64) -> Vec<Acknowledged> {
         .args(["child", "--exact", "--nocapture"])
         .env(DIRECTORY, directory)
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(std::fs::File::create(directory.join("stderr")).unwrap())
         .spawn()
         .unwrap();
     let mut child = Killed(child);
@@ -95,7 +95,10 @@ fn run_and_kill(directory: &Path, random: u64) -> Vec<Acknowledged> {
     // In every fourth round the child is killed while it starts.
     let lines_wanted = if random.is_multiple_of(4) { 0 } else { random / 4 % 60 };
     for _ in 0..lines_wanted {
-        take(lines.next().expect("the child runs until it is killed").unwrap());
+        let Some(line) = lines.next() else {
+            panic!("the child ended by itself: {}", std::fs::read_to_string(directory.join("stderr")).unwrap());
+        };
+        take(line.unwrap());
     }
     std::thread::sleep(Duration::from_micros(random / 256 % if lines_wanted == 0 { 60_000 } else { 3_000 }));
     child.0.kill().unwrap();

@@ -288,7 +288,7 @@ impl OpenedLog {
             offset += found.length();
         }
         segment.length = offset as u64;
-        if is_last {
+        if is_last && (self.torn_bytes > 0 || (bytes.len() as u64) < self.files.segment_bytes) {
             allocate(&segment.file, &path, self.files.segment_bytes)?;
         }
         self.files.segments.push(segment);
