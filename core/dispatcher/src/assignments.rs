@@ -51,7 +51,7 @@ impl Stream {
         let changes = view
             .tasks_on_node(node)
             .filter(|task| is_sent(task))
-            .map(|task| {
+            .filter_map(|task| {
                 stream.told.insert(task.id, task.clone());
                 update(view, task)
             })
@@ -69,9 +69,12 @@ impl Stream {
     pub(crate) fn note(&mut self, view: &State, before: Option<&Task>, after: Option<&Arc<Task>>) {
         match after {
             Some(task) if is_sent(task) => {
-                if self.told.get(&task.id).is_none_or(|told| is_news(told, task)) {
+                // A task whose revision is gone was deleted since: that event follows.
+                if self.told.get(&task.id).is_none_or(|told| is_news(told, task))
+                    && let Some(change) = update(view, task)
+                {
                     self.told.insert(task.id, task.clone());
-                    self.pending.insert(task.id, update(view, task));
+                    self.pending.insert(task.id, change);
                 }
             }
             Some(_) => {}
@@ -124,6 +127,7 @@ fn is_news(told: &Task, now: &Task) -> bool {
     told.intent.desired != now.intent.desired || told.placed != now.placed || told.attachment != now.attachment
 }
 
-fn update(view: &State, task: &Arc<Task>) -> AssignmentChange {
-    AssignmentChange::Update(Assigned { task: task.clone(), spec: view.spec_of(task).clone() })
+fn update(view: &State, task: &Arc<Task>) -> Option<AssignmentChange> {
+    let spec = view.revision(task.service_id, task.spec_version)?.clone();
+    Some(AssignmentChange::Update(Assigned { task: task.clone(), spec }))
 }

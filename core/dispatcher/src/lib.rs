@@ -279,6 +279,8 @@ impl Dispatcher {
     }
 
     fn follow(&mut self, view: &State, events: &[Event], outputs: &mut Vec<Output>) {
+        // A node that registered while "unknown" or "down" was on its way to the log is not what the log says.
+        let mut revived = ChangeSet::new();
         for event in events {
             match event {
                 Event::Task(before, after) => {
@@ -291,6 +293,9 @@ impl Dispatcher {
                 }
                 Event::Node(before, Some(after)) => {
                     self.watch_node(after);
+                    if self.sessions.contains_key(&after.id) && after.observed.status.state != NodeState::Ready {
+                        revived.push(observe(after, NodeState::Ready, String::new()));
+                    }
                     if let Some(session) = self.sessions.get(&after.id)
                         && before.as_deref().is_none_or(|before| concerns_node(before, after))
                     {
@@ -311,6 +316,9 @@ impl Dispatcher {
                 }
                 Event::Reset | Event::Service(..) | Event::Node(None, None) | Event::Cluster(_, None) => {}
             }
+        }
+        if !revived.is_empty() {
+            outputs.push(Output::Propose(revived));
         }
         for stream in self.streams.values_mut() {
             outputs.extend(stream.flush().map(|message| Output::Assignments(stream.session, message)));

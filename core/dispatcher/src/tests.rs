@@ -227,6 +227,22 @@ fn a_new_leader_does_not_know_nodes_until_they_register() {
 }
 
 #[test]
+fn a_node_that_registers_while_it_is_being_declared_unknown_ends_up_ready() {
+    let mut world = World::new();
+    world.register();
+    world.dispatcher = Dispatcher::new();
+    let outputs = world.step();
+    let Some(Output::Propose(unknown)) = outputs.into_iter().next() else { panic!("nothing proposed") };
+    world.register();
+    world.commit(unknown);
+    assert_eq!(world.node_state(), NodeState::Unknown);
+    let outputs = world.step();
+    let Some(Output::Propose(ready)) = outputs.into_iter().next() else { panic!("nothing proposed") };
+    world.commit(ready);
+    assert_eq!(world.node_state(), NodeState::Ready);
+}
+
+#[test]
 fn registering_too_often_is_refused() {
     let mut world = World::new();
     for _ in 0..3 {
