@@ -120,7 +120,11 @@ async fn read(container: &Container, options: LogOptions, sender: &mpsc::Sender<
         if !options.follow || ended || past {
             return;
         }
-        let _ = tokio::time::timeout(POLL, watch.changed()).await;
+        while let Err(_elapsed) = tokio::time::timeout(POLL, watch.changed()).await {
+            if cursor.is_behind() || options.until.is_some_and(|until| line::now() > until) {
+                break;
+            }
+        }
     }
 }
 

@@ -169,3 +169,77 @@ pub struct MountRecord {
     /// Propagation; empty for a tmpfs.
     pub propagation: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let config = skep_oci::ContainerConfig::new(
+            "c0ffee",
+            skep_oci::RootFs::Overlay {
+                lower: vec!["/l".into()],
+                upper: "/u".into(),
+                work: "/w".into(),
+                merged: "/m".into(),
+            },
+            vec!["sh".to_owned()],
+        );
+        Record {
+            version: RECORD_VERSION,
+            id: "c0ffee".to_owned(),
+            name: "web.1.x".to_owned(),
+            created_at: "2026-01-02T03:04:05.000000006Z".to_owned(),
+            task: Some(TaskRecord {
+                task_id: "x".to_owned(),
+                service_id: "y".to_owned(),
+                service_name: "web".to_owned(),
+            }),
+            image: "box:1".to_owned(),
+            image_id: "sha256:00".to_owned(),
+            labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            entrypoint: Vec::new(),
+            cmd: vec!["sh".to_owned()],
+            exposed_ports: vec!["80/tcp".to_owned()],
+            stop_signal: "SIGTERM".to_owned(),
+            stop_grace_ms: 10_000,
+            ports: vec![PortRecord {
+                name: String::new(),
+                protocol: "tcp".to_owned(),
+                target: 80,
+                published: 0,
+                host_mode: true,
+            }],
+            hosts: Vec::new(),
+            dns: Default::default(),
+            mounts: Vec::new(),
+            log_driver: "json-file".to_owned(),
+            log_options: BTreeMap::new(),
+            config,
+        }
+    }
+
+    /// Containers of every release are adopted by the next: what version 1 wrote is read for ever.
+    #[test]
+    fn version_1_is_read() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/container-v1.json");
+        assert_eq!(Record::load(&path).unwrap(), record());
+    }
+
+    #[test]
+    fn a_newer_version_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("container.json");
+        std::fs::write(&path, r#"{"version":2,"something":"new"}"#).unwrap();
+        assert!(matches!(Record::load(&path), Err(EngineError::Newer { found: 2, .. })));
+        std::fs::write(&path, "{").unwrap();
+        assert!(matches!(Record::load(&path), Err(EngineError::Io { .. })));
+    }
+
+    #[test]
+    #[ignore = "writes the golden file of a new version"]
+    fn write_golden() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/container-v1.json");
+        std::fs::write(path, serde_json::to_string_pretty(&record()).unwrap()).unwrap();
+    }
+}

@@ -21,6 +21,8 @@ pub(super) struct Cursor {
     path: PathBuf,
     /// Files still to be read, oldest first; the last one may grow.
     files: VecDeque<File>,
+    /// Bytes read of the first of them.
+    position: u64,
     /// An entry whose end has not been written yet.
     begun: Vec<u8>,
 }
@@ -36,15 +38,26 @@ impl Cursor {
     /// At the beginning of a log, or of its last lines. A log that is not there yet is empty.
     pub(super) fn open(path: PathBuf, lines: Option<u64>) -> Result<Self> {
         let mut files = newer_files(&path, None)?;
+        let mut start = 0;
         if let Some(lines) = lines {
             let all: Vec<File> = files.into();
             let (index, position) = tail::begin(&all, lines).at("read", &path)?;
             files = all.into_iter().skip(index).collect();
             if let Some(first) = files.front_mut() {
-                first.seek(SeekFrom::Start(position)).at("read", &path)?;
+                start = first.seek(SeekFrom::Start(position)).at("read", &path)?;
             }
         }
-        Ok(Self { path, files, begun: Vec::new() })
+        Ok(Self { path, files, position: start, begun: Vec::new() })
+    }
+
+    /// True when there may be something to read. Two system calls, no waiting.
+    pub(super) fn is_behind(&self) -> bool {
+        let Some(file) = self.files.front() else { return self.path.exists() };
+        let Ok(known) = file.metadata() else { return true };
+        let Ok(current) = std::fs::metadata(&self.path) else { return false };
+        self.files.len() > 1
+            || known.len() > self.position
+            || (known.dev(), known.ino()) != (current.dev(), current.ino())
     }
 
     /// Reads on.
@@ -58,6 +71,7 @@ impl Cursor {
                 return Ok((self, piece));
             };
             let read = file.read(&mut buffer).at("read", &self.path)?;
+            self.position += read as u64;
             if read > 0 {
                 self.take(&buffer[..read], &mut piece.lines);
                 return Ok((self, piece));
@@ -71,12 +85,14 @@ impl Cursor {
                 // Something may have been written to the old one before it was rotated: it is read to its end once more.
                 self.files.extend(newer);
                 let again = self.files.front_mut().expect("it has one").read(&mut buffer).at("read", &self.path)?;
+                self.position += again as u64;
                 if again > 0 {
                     self.take(&buffer[..again], &mut piece.lines);
                     return Ok((self, piece));
                 }
             }
             self.files.pop_front();
+            self.position = 0;
             self.begun.clear();
         }
     }
@@ -160,11 +176,14 @@ mod tests {
         let path = directory.path().join("log");
         let (cursor, texts) = drain(Cursor::open(path.clone(), None).unwrap());
         assert!(texts.is_empty(), "not there yet");
+        assert!(!cursor.is_behind());
         append(&path, &entry("1"));
+        assert!(cursor.is_behind());
         let half = entry("2");
         append(&path, &half[..10]);
         let (cursor, texts) = drain(cursor);
         assert_eq!(texts, ["1"]);
+        assert!(!cursor.is_behind(), "half a line was taken");
         append(&path, &half[10..]);
         append(&path, &entry("3"));
         let rotated = |number: u32| PathBuf::from(format!("{}.{number}", path.display()));
