@@ -138,7 +138,7 @@ impl Engine {
             tracker: TaskTracker::new(),
             _lock: Mutex::new(Some(opened.lock)),
         });
-        inner.adopt(opened.containers).await?;
+        inner.adopt(opened.containers).await;
         inner.tracker.spawn(inner.clone().keep_network());
         Ok(Self { inner, _closer: Arc::new(Closer(closing)) })
     }
@@ -362,13 +362,12 @@ impl Inner {
                 () = self.closing.cancelled() => return,
                 _ = period.tick() => {}
             }
-            match self.blocking(|inner| Ok(inner.network.reconcile()?)).await {
-                Ok(repaired) => {
-                    for what in repaired {
-                        tracing::warn!(what, "repaired the network");
-                    }
-                }
-                Err(error) => tracing::warn!(error = error.full_text(), "cannot check the network"),
+            // The network says itself what it repaired.
+            if let Err(error) = self.blocking(|inner| Ok(inner.network.reconcile()?)).await {
+                tracing::warn!(error = error.full_text(), "cannot check the network");
+            }
+            if let Err(error) = self.publisher.apply().await {
+                tracing::warn!(error = error.full_text(), "cannot publish ports");
             }
         }
     }

@@ -73,7 +73,11 @@ impl Executor for Engine {
 impl Inner {
     async fn perform(self: &Arc<Self>, operation: Operation, cancel: &CancellationToken) -> Finished {
         let task = operation.task;
-        let is_end = matches!(operation.work, Work::Shutdown | Work::Remove);
+        let kind = match operation.work {
+            Work::Start(_) => Kind::Start,
+            Work::Shutdown | Work::Remove => Kind::End,
+            _ => Kind::Other,
+        };
         let result = match operation.work {
             Work::Prepare(assignment) => self.prepare(assignment, cancel).await.map(Some),
             Work::Start(assignment) => match self.container_of(task) {
@@ -89,7 +93,7 @@ impl Inner {
         };
         match result {
             Ok(container) => finished(container.as_deref(), Ok(())),
-            Err(error) => finished(self.table.of_task(task).as_deref(), Err(failure(&error, is_end))),
+            Err(error) => finished(self.table.of_task(task).as_deref(), Err(failure(&error, kind))),
         }
     }
 
@@ -122,15 +126,27 @@ fn finished(container: Option<&Container>, result: std::result::Result<(), Failu
     Finished { result, container: container.map(Container::status), ports: ports.collect() }
 }
 
-/// A stop or a removal that failed is always tried again: giving up would leave a container running.
-fn failure(error: &EngineError, is_end: bool) -> Failure {
+/// What a failure means depends on what failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Start,
+    /// A stop or a removal is always tried again: giving up would leave a container running.
+    End,
+    Other,
+}
+
+fn failure(error: &EngineError, kind: Kind) -> Failure {
     match error {
-        EngineError::Cancelled | EngineError::Closing => Failure::Cancelled,
-        EngineError::Start { message, .. } => Failure::Fatal(format!("starting container failed: {message}")),
+        EngineError::Cancelled | EngineError::Closing => return Failure::Cancelled,
+        EngineError::NoSuchContainer(_) => return Failure::Fatal(error.full_text()),
         EngineError::Unkillable(_) | EngineError::Network(skep_network::NetworkError::Busy(_)) => {
-            Failure::Temporary(error.full_text())
+            return Failure::Temporary(error.full_text());
         }
-        other if is_end => Failure::Temporary(other.full_text()),
-        other => Failure::Fatal(other.full_text()),
+        _ => {}
+    }
+    match kind {
+        Kind::Start => Failure::Fatal(format!("starting container failed: {}", error.full_text())),
+        Kind::End => Failure::Temporary(error.full_text()),
+        Kind::Other => Failure::Fatal(error.full_text()),
     }
 }

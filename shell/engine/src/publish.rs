@@ -14,8 +14,15 @@ use crate::record::PortRecord;
 pub(crate) struct Publisher {
     network: Arc<Network>,
     wanted: Mutex<Wanted>,
-    /// Holds the version that the kernel has.
-    applied: tokio::sync::Mutex<u64>,
+    applied: tokio::sync::Mutex<Applied>,
+}
+
+/// What the kernel has.
+#[derive(Debug, Default)]
+struct Applied {
+    version: u64,
+    /// Ports that could not be had, with the reason: tried again from time to time.
+    refused: BTreeMap<PortKey, String>,
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +39,7 @@ struct Member {
 
 impl Publisher {
     pub(crate) fn new(network: Arc<Network>) -> Self {
-        Self { network, wanted: Mutex::default(), applied: tokio::sync::Mutex::new(0) }
+        Self { network, wanted: Mutex::default(), applied: tokio::sync::Mutex::default() }
     }
 
     /// Lets traffic in. Ports without a number are left out.
@@ -70,11 +77,12 @@ impl Publisher {
         self.apply().await
     }
 
-    /// Makes the kernel know everything that was wanted before the call.
-    async fn apply(&self) -> Result<()> {
+    /// Makes the kernel know everything that was wanted before the call. With nothing new it tries once more what was
+    /// refused, if anything was.
+    pub(crate) async fn apply(&self) -> Result<()> {
         let version = self.wanted().version;
         let mut applied = self.applied.lock().await;
-        if *applied >= version {
+        if applied.version >= version && applied.refused.is_empty() {
             return Ok(());
         }
         let (version, ports) = {
@@ -85,10 +93,14 @@ impl Publisher {
         let report = tokio::task::spawn_blocking(move || network.set_published(ports))
             .await
             .map_err(|_| EngineError::Closing)??;
-        *applied = version;
-        for refused in report.refused {
-            tracing::error!(port = %refused.port, error = %refused.error, "cannot publish port");
+        let refused = report.refused.iter().map(|refused| (refused.port, refused.error.to_string()));
+        let refused: BTreeMap<PortKey, String> = refused.collect();
+        for (port, reason) in &refused {
+            if applied.refused.get(port) != Some(reason) {
+                tracing::error!(%port, reason, "cannot publish a port: it is tried again");
+            }
         }
+        *applied = Applied { version, refused };
         Ok(())
     }
 

@@ -124,7 +124,7 @@ fn sweep(layout: &Layout, images: &ImageStore, network: &Network, id: &str) {
 
 impl Inner {
     /// Takes over what was found: running containers are watched and get their traffic.
-    pub(crate) async fn adopt(self: &Arc<Self>, found: Vec<Found>) -> Result<()> {
+    pub(crate) async fn adopt(self: &Arc<Self>, found: Vec<Found>) {
         for (record, state) in found {
             let directory = self.layout.container(&record.id);
             let container = Arc::new(Container::new(record, directory, state.clone()));
@@ -145,7 +145,10 @@ impl Inner {
             }
             self.watch(container);
         }
-        self.publisher.refresh().await
+        // What fails now is tried again with the network's next check.
+        if let Err(error) = self.publisher.refresh().await {
+            tracing::error!(error = error.full_text(), "cannot publish the ports of adopted containers");
+        }
     }
 }
 

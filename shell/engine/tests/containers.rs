@@ -99,7 +99,7 @@ fn what_cannot_be_honoured_is_refused_and_leaves_nothing() {
             spec.container.mounts = vec![Mount { kind: MountKind::Bind, target, source, ..Mount::default() }];
         });
         rig.prepare(&task).await;
-        let text = "invalid bind mount source, source path not found: /not/there";
+        let text = "starting container failed: invalid bind mount source, source path not found: /not/there";
         assert_eq!(rig.start(&task).await.result, refused(text));
         rig.succeed(&task, Work::Remove).await;
         rig.check_nothing_is_left();
@@ -240,6 +240,12 @@ fn ports_follow_the_tasks() {
         assert_eq!(rig.read_port(18080).await, "hello\n");
         let view = rig.engine().of_task(task.task_id).unwrap();
         assert_eq!(view.ports[0].published, port);
+        let mut rival = rig.task_with(serve, quick);
+        rival.ports = vec![rig::port(80, port, true)];
+        rig.prepare(&rival).await;
+        let text = format!("starting container failed: Bind for 0.0.0.0:{port} failed: port is already allocated");
+        assert_eq!(rig.start(&rival).await.result, Err(Failure::Fatal(text)));
+        rig.succeed(&rival, Work::Remove).await;
         rig.succeed(&task, Work::Shutdown).await;
         let mut second = rig.task(serve);
         second.ports = vec![rig::port(80, port, true)];
