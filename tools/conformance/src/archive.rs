@@ -22,7 +22,7 @@ pub enum ArchiveKind {
     OciLayout,
 }
 
-/// An archive with a busybox that has its applets in `/bin`, `/tmp`, and two users.
+/// An archive with a busybox that has its applets in `/bin`, `/tmp`, and two users. Images of different repositories differ.
 ///
 /// # Panics
 /// When there is no busybox, or the name is none.
@@ -31,6 +31,7 @@ pub fn busybox_archive(name: &str, kind: ArchiveKind) -> Vec<u8> {
     let busybox = std::fs::read("/bin/busybox").expect("a static busybox lies at /bin/busybox");
     let name = Reference::parse(name).expect("the test names a valid image").with_default_tag();
     let users = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n";
+    let repository = name.path().to_owned();
     let mut builder = ImageBuilder::new()
         .created("2026-01-01T00:00:00Z")
         .directory("bin", 0o755)
@@ -38,6 +39,7 @@ pub fn busybox_archive(name: &str, kind: ArchiveKind) -> Vec<u8> {
         .directory("tmp", 0o1777)
         .file("etc/passwd", users, 0o644)
         .file("etc/group", b"root:x:0:\nnogroup:x:65534:\n", 0o644)
+        .file("etc/image", repository.as_bytes(), 0o644)
         .file("bin/busybox", &busybox, 0o755);
     for applet in APPLETS {
         builder = builder.symlink(&format!("bin/{applet}"), "busybox");

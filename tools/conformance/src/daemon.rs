@@ -131,8 +131,14 @@ impl Setup {
     #[must_use]
     pub fn in_netns(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.holder.id())).arg("--").arg(program);
+        command.arg(format!("--net={}", self.netns().display())).arg("--").arg(program);
         command
+    }
+
+    /// The daemon's network namespace.
+    #[must_use]
+    pub fn netns(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.holder.id()).into()
     }
 }
 
@@ -207,6 +213,26 @@ impl Daemon {
         let error = log.try_clone().expect("a file can be opened twice");
         let child = self.setup.command().stdout(log).stderr(error).spawn();
         self.child = Some(child.expect("nsenter can be run"));
+    }
+
+    /// Starts it and ends it again by SIGTERM, whether it comes up or refuses to: for starts on damaged files.
+    ///
+    /// # Panics
+    /// When it neither answers nor ends, or does not end after SIGTERM.
+    pub fn spawn_briefly(&mut self) {
+        self.spawn();
+        let begun = wait_for("the daemon to answer or end", START_MAX, || {
+            if let Ok(Some(_)) = self.child.as_mut().map_or(Ok(None), Child::try_wait) {
+                return Ok(false);
+            }
+            let answer = self.client.http_within("GET", "/_ping", None, Duration::from_secs(5));
+            answer.map(|_| true).map_err(|error| error.to_string())
+        });
+        match begun {
+            Ok(true) => self.terminate(),
+            Ok(false) => self.child = None,
+            Err(error) => panic!("{error}; its log says:\n{}", self.log()),
+        }
     }
 
     /// SIGTERM, and waits for its end.

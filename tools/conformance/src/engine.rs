@@ -1,19 +1,22 @@
 //! The engine a case runs against: a skep daemon of its own, or a real engine that is already there.
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use crate::archive::{ArchiveKind, busybox_archive};
 use crate::client::Client;
-use crate::command::{Output, run};
 use crate::daemon::{Daemon, Setup};
 
 /// Names the socket of a real engine to run against.
 const HOST: &str = "SKEP_TEST_HOST";
 /// Names that engine's network namespace.
 const NETNS: &str = "SKEP_TEST_NETNS";
+
+const WEB_MAX: Duration = Duration::from_secs(3);
 
 /// What a case runs against. Derefs to a [`Client`].
 #[derive(Debug)]
@@ -75,17 +78,19 @@ impl Engine {
         matches!(self, Self::Dockerd(_))
     }
 
-    /// Runs a program in the engine's network.
+    /// What a web server at `address` answers to a client in the engine's network; `None` when there is no answer.
     ///
     /// # Panics
     /// When a real engine's namespace is not named.
-    #[track_caller]
-    pub fn in_netns(&self, args: &[&str]) -> Output {
-        if let Self::Skep(daemon) = self {
-            return daemon.in_netns(args);
-        }
-        let netns = std::env::var(NETNS).expect("SKEP_TEST_NETNS names the network namespace of the real engine");
-        run(Command::new("nsenter").arg(format!("--net={netns}")).arg("--").args(args), b"", Duration::from_secs(10))
+    #[must_use]
+    pub fn web_get(&self, address: &str) -> Option<String> {
+        let netns = match self {
+            Self::Skep(daemon) => daemon.setup().netns(),
+            Self::Dockerd(_) => std::env::var(NETNS).expect("SKEP_TEST_NETNS names the real engine's namespace").into(),
+        };
+        let address = address.to_owned();
+        // Namespaces are a thread's own.
+        std::thread::spawn(move || web_get(&netns, &address).ok().flatten()).join().ok().flatten()
     }
 }
 
@@ -95,6 +100,18 @@ impl Drop for Engine {
             leave(client);
         }
     }
+}
+
+fn web_get(netns: &Path, address: &str) -> std::io::Result<Option<String>> {
+    nix::sched::setns(File::open(netns)?, nix::sched::CloneFlags::CLONE_NEWNET)?;
+    let address: SocketAddr = address.parse().map_err(std::io::Error::other)?;
+    let mut stream = TcpStream::connect_timeout(&address, WEB_MAX)?;
+    stream.set_read_timeout(Some(WEB_MAX))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let body = answer.split_once("\r\n\r\n").filter(|(head, _)| head.contains(" 200 "));
+    Ok(body.map(|(_, body)| body.trim().to_owned()))
 }
 
 /// Loads `busybox:latest` by the docker client.
