@@ -40,4 +40,5 @@ pub use lifecycle::{Ended, WaitCondition};
 pub use logs::{LogLine, LogOptions, LogReader, LogStream, parse_time};
 pub use record::{MountRecord, PortRecord, Record, TaskRecord};
 pub use skep_image::{Image, ImageId, ImageStore};
+pub use skep_oci::RootFs;
 pub use view::{ContainerState, ContainerView};
