@@ -11,7 +11,7 @@ use skep_dispatcher::{AssignmentsMessage, Dispatcher, Output};
 use skep_model::SessionId;
 use skep_orchestrator::Replicated;
 use skep_scheduler::Scheduler;
-use skep_store::{Event, State};
+use skep_store::{Change, Event, State};
 
 use crate::node::{Call, Message};
 use crate::parts::parts_of;
@@ -268,12 +268,14 @@ impl Sim {
         }
     }
 
-    /// What a loop without memory would do now.
+    /// What a loop without memory would do now. Why a task waits may be put in other words: nobody is told again just
+    /// because a node that did not fit is now full, too.
     pub(crate) fn fresh_plans(&mut self) -> Vec<String> {
         let mut plans = Vec::new();
         for which in 0..LOOPS {
             let mut env = self.env();
-            let plan = fresh_loop(which).step(&self.state, &[Event::Reset], &mut env);
+            let mut plan = fresh_loop(which).step(&self.state, &[Event::Reset], &mut env);
+            plan.changes.retain(|group| !matches!(group.changes[..], [Change::Place { node: None, .. }]));
             if !plan.changes.is_empty() {
                 plans.push(format!("a fresh {} still wants {:?}", self.leader.name_of(which), plan.changes));
             }
