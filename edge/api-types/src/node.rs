@@ -53,7 +53,7 @@ impl<'a> NodeSpec<'a> {
     }
 
     /// The model's form.
-    pub fn to_model(self) -> Result<model::NodeSpec, Refusal> {
+    pub fn into_model(self) -> Result<model::NodeSpec, Refusal> {
         Ok(model::NodeSpec {
             role: match &*self.role {
                 "worker" => model::NodeRole::Worker,

@@ -1,6 +1,6 @@
 //! `ServiceSpec` and everything in it, in Go's order of fields and with Go's `omitempty`.
 //!
-//! `of` builds the JSON form of a model value (borrowed), `to_model` goes the other way and refuses what Docker refuses
+//! `of` builds the JSON form of a model value (borrowed), `into_model` goes the other way and refuses what Docker refuses
 //! while it converts: unknown words, missing parts, negative times. Whether a spec makes sense in a cluster is for
 //! `admission`.
 

@@ -21,7 +21,7 @@ pub struct TlsInfo<'a> {
     pub cert_issuer_public_key: Cow<'a, [u8]>,
 }
 
-fn no_bytes(bytes: &Cow<'_, [u8]>) -> bool {
+fn no_bytes(bytes: &[u8]) -> bool {
     bytes.is_empty()
 }
 

@@ -151,7 +151,7 @@ impl<'a> SwarmSpec<'a> {
         set(&mut current.ca.node_cert_expiry, expiry);
         set(&mut current.ca.force_rotate, self.ca_config.force_rotate);
         if let Some(driver) = self.task_defaults.log_driver {
-            current.log_driver = Some(driver.to_model());
+            current.log_driver = Some(driver.into_model());
         }
         current.auto_lock_managers = self.encryption_config.auto_lock_managers;
         Ok(current)

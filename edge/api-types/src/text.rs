@@ -33,7 +33,7 @@ pub(crate) fn is_empty_list(list: &Texts<'_>) -> bool {
 pub(crate) mod bytes {
     use super::*;
 
-    pub(crate) fn serialize<S: Serializer>(bytes: &Cow<'_, [u8]>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&STANDARD.encode(bytes))
     }
 

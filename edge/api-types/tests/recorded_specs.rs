@@ -103,7 +103,7 @@ fn service_specs_survive_the_model() {
                 continue;
             }
             let sent: ServiceSpec<'static> = decode(body.to_string().as_bytes()).unwrap();
-            let read = sent.to_model();
+            let read = sent.into_model();
             let message = exchange["response_body"]["message"].as_str().unwrap_or_default();
             match read {
                 Ok(definition) => {
@@ -135,7 +135,7 @@ fn a_stored_spec_is_written_field_by_field_as_the_engine_writes_it() {
             continue;
         }
         let spec: ServiceSpec<'static> = decode(recorded.to_string().as_bytes()).unwrap();
-        let definition = spec.to_model().unwrap();
+        let definition = spec.into_model().unwrap();
         let mut encoded = ServiceSpec::of(&definition.spec, definition.replicas);
         if exchange["query"]["insertDefaults"] == "true" {
             encoded.insert_defaults();
@@ -167,7 +167,7 @@ fn what_the_engine_refuses_is_refused_with_its_text() {
             part(patch, 2)
         );
         let spec: ServiceSpec<'static> = decode(text.as_bytes()).unwrap();
-        spec.to_model().unwrap_err().to_string()
+        spec.into_model().unwrap_err().to_string()
     };
     fn part(patch: &str, index: usize) -> &str {
         patch.split('|').nth(index).unwrap_or("")
@@ -213,7 +213,7 @@ fn privileges_survive_the_model() {
         "DNSConfig":{},"Isolation":"default"},"Resources":{},"Placement":{},"ForceUpdate":0,"Runtime":"container"},
         "Mode":{"Global":{}}}"#;
     let spec: ServiceSpec<'static> = decode(text.as_bytes()).unwrap();
-    let definition = spec.to_model().unwrap();
+    let definition = spec.into_model().unwrap();
     let encoded = serde_json::to_value(ServiceSpec::of(&definition.spec, definition.replicas)).unwrap();
     assert_eq!(encoded, serde_json::from_str::<Value>(text).unwrap());
 }

@@ -110,7 +110,7 @@ impl<'a> ContainerSpec<'a> {
     }
 
     /// The model's form. Registry credentials are not in it: they come in a header.
-    pub(super) fn to_model(self) -> Result<model::ContainerSpec, Refusal> {
+    pub(super) fn into_model(self) -> Result<model::ContainerSpec, Refusal> {
         let ulimit =
             |limit: Ulimit<'_>| model::Ulimit { name: limit.name.into_owned(), soft: limit.soft, hard: limit.hard };
         Ok(model::ContainerSpec {
@@ -126,17 +126,17 @@ impl<'a> ContainerSpec<'a> {
             tty: self.tty,
             open_stdin: self.open_stdin,
             read_only: self.read_only,
-            mounts: self.mounts.into_iter().map(Mount::to_model).collect::<Result<_, _>>()?,
+            mounts: self.mounts.into_iter().map(Mount::into_model).collect::<Result<_, _>>()?,
             stop_signal: self.stop_signal.into_owned(),
             stop_grace_period: self
                 .stop_grace_period
                 .map(|nanos| duration(nanos, "ContainerSpec: stop-grace-period cannot be negative"))
                 .transpose()?,
-            healthcheck: self.healthcheck.map(HealthConfig::to_model).transpose()?,
+            healthcheck: self.healthcheck.map(HealthConfig::into_model).transpose()?,
             hosts: self.hosts.into_owned(),
-            dns: self.dns_config.unwrap_or_default().to_model(),
-            secrets: self.secrets.into_iter().map(SecretReference::to_model).collect::<Result<_, _>>()?,
-            configs: self.configs.into_iter().map(ConfigReference::to_model).collect::<Result<_, _>>()?,
+            dns: self.dns_config.unwrap_or_default().into_model(),
+            secrets: self.secrets.into_iter().map(SecretReference::into_model).collect::<Result<_, _>>()?,
+            configs: self.configs.into_iter().map(ConfigReference::into_model).collect::<Result<_, _>>()?,
             init: self.init,
             isolation: isolation(&self.isolation)?,
             sysctls: self.sysctls.into_owned(),
@@ -144,7 +144,7 @@ impl<'a> ContainerSpec<'a> {
             capability_drop: self.capability_drop.into_owned(),
             ulimits: self.ulimits.into_iter().map(ulimit).collect(),
             oom_score_adj: self.oom_score_adj,
-            privileges: self.privileges.map(Privileges::to_model).transpose()?,
+            privileges: self.privileges.map(Privileges::into_model).transpose()?,
             registry_auth: None,
         })
     }
@@ -192,7 +192,7 @@ impl<'a> HealthConfig<'a> {
         }
     }
 
-    fn to_model(self) -> Result<model::HealthConfig, Refusal> {
+    fn into_model(self) -> Result<model::HealthConfig, Refusal> {
         let time = |nanos: Nanos, what: &str| {
             let text = format!("ContainerSpec: {what} in HealthConfig cannot be less than 1ms");
             duration(nanos, &text).map(super::given)
@@ -230,7 +230,7 @@ impl<'a> DnsConfig<'a> {
         }
     }
 
-    fn to_model(self) -> model::DnsConfig {
+    fn into_model(self) -> model::DnsConfig {
         model::DnsConfig {
             nameservers: self.nameservers.into_owned(),
             search: self.search.into_owned(),
@@ -262,7 +262,7 @@ impl<'a> FileTarget<'a> {
         }
     }
 
-    fn to_model(self) -> model::FileTarget {
+    fn into_model(self) -> model::FileTarget {
         model::FileTarget {
             name: self.name.into_owned(),
             uid: self.uid.into_owned(),
@@ -292,7 +292,7 @@ impl<'a> SecretReference<'a> {
         }
     }
 
-    fn to_model(self) -> Result<model::SecretReference, Refusal> {
+    fn into_model(self) -> Result<model::SecretReference, Refusal> {
         if self.secret_id.is_empty() || self.secret_name.is_empty() {
             return Err(Refusal::argument("malformed secret reference"));
         }
@@ -300,7 +300,7 @@ impl<'a> SecretReference<'a> {
             secret_id: model::SecretId::parse(&self.secret_id)
                 .map_err(|_| Refusal::Argument(format!("secret not found: {}", self.secret_name)))?,
             secret_name: self.secret_name.into_owned(),
-            file: self.file.map(FileTarget::to_model),
+            file: self.file.map(FileTarget::into_model),
         })
     }
 }
@@ -329,7 +329,7 @@ impl<'a> ConfigReference<'a> {
         }
     }
 
-    fn to_model(self) -> Result<model::ConfigReference, Refusal> {
+    fn into_model(self) -> Result<model::ConfigReference, Refusal> {
         match (&self.file, &self.runtime) {
             (Some(_), Some(_)) => {
                 return Err(Refusal::invalid("invalid Config: cannot specify both File and Runtime"));
@@ -346,7 +346,7 @@ impl<'a> ConfigReference<'a> {
             config_id: model::ConfigId::parse(&self.config_id)
                 .map_err(|_| Refusal::Argument(format!("config not found: {}", self.config_name)))?,
             config_name: self.config_name.into_owned(),
-            file: self.file.map(FileTarget::to_model),
+            file: self.file.map(FileTarget::into_model),
         })
     }
 }
@@ -417,7 +417,7 @@ pub struct SeccompOptions<'a> {
     pub profile: Cow<'a, [u8]>,
 }
 
-fn no_bytes(bytes: &Cow<'_, [u8]>) -> bool {
+fn no_bytes(bytes: &[u8]) -> bool {
     bytes.is_empty()
 }
 
@@ -447,11 +447,11 @@ impl<'a> Privileges<'a> {
         }
     }
 
-    fn to_model(self) -> Result<model::Privileges, Refusal> {
+    fn into_model(self) -> Result<model::Privileges, Refusal> {
         Ok(model::Privileges {
-            credential_spec: self.credential_spec.map(CredentialSpec::to_model).transpose()?.unwrap_or_default(),
-            selinux: self.selinux_context.map(SeLinuxContext::to_model).unwrap_or_default(),
-            seccomp: self.seccomp.map(SeccompOptions::to_model).transpose()?.unwrap_or_default(),
+            credential_spec: self.credential_spec.map(CredentialSpec::into_model).transpose()?.unwrap_or_default(),
+            selinux: self.selinux_context.map(SeLinuxContext::into_model).unwrap_or_default(),
+            seccomp: self.seccomp.map(SeccompOptions::into_model).transpose()?.unwrap_or_default(),
             apparmor_disabled: match self.app_armor.as_ref().map_or("", |options| &options.mode) {
                 "" | "default" => false,
                 "disabled" => true,
@@ -474,7 +474,7 @@ impl<'a> CredentialSpec<'a> {
         }
     }
 
-    fn to_model(self) -> Result<String, Refusal> {
+    fn into_model(self) -> Result<String, Refusal> {
         let mut given = [("config", &self.config), ("file", &self.file), ("registry", &self.registry)]
             .into_iter()
             .filter(|(_, value)| !value.is_empty());
@@ -505,7 +505,7 @@ impl<'a> SeLinuxContext<'a> {
         }
     }
 
-    fn to_model(self) -> Vec<String> {
+    fn into_model(self) -> Vec<String> {
         let parts = [("user", self.user), ("role", self.role), ("type", self.r#type), ("level", self.level)];
         self.disable
             .then(|| "disable".to_owned())
@@ -518,7 +518,7 @@ impl<'a> SeLinuxContext<'a> {
 }
 
 impl SeccompOptions<'_> {
-    fn to_model(self) -> Result<model::SeccompMode, Refusal> {
+    fn into_model(self) -> Result<model::SeccompMode, Refusal> {
         let mode = match &*self.mode {
             "" | "default" => model::SeccompMode::Default,
             "unconfined" => model::SeccompMode::Unconfined,

@@ -28,7 +28,7 @@ impl<'a> Driver<'a> {
 
     /// The model's form.
     #[must_use]
-    pub fn to_model(self) -> model::Driver {
+    pub fn into_model(self) -> model::Driver {
         model::Driver { name: self.name.into_owned(), options: self.options.into_owned() }
     }
 }
@@ -112,7 +112,7 @@ pub struct TmpfsOptions<'a> {
     pub options: Cow<'a, [Vec<String>]>,
 }
 
-fn no_options(options: &Cow<'_, [Vec<String>]>) -> bool {
+fn no_options(options: &[Vec<String>]) -> bool {
     options.is_empty()
 }
 
@@ -161,7 +161,7 @@ impl<'a> Mount<'a> {
     }
 
     /// The model's form.
-    pub fn to_model(self) -> Result<model::Mount, Refusal> {
+    pub fn into_model(self) -> Result<model::Mount, Refusal> {
         let Some((_, kind)) = KINDS.iter().find(|(name, _)| *name == self.r#type) else {
             return Err(Refusal::Invalid(format!("invalid MountType: {:?}", self.r#type)));
         };
@@ -177,11 +177,11 @@ impl<'a> Mount<'a> {
             target: self.target.into_owned(),
             read_only: self.read_only,
             consistency: self.consistency.into_owned(),
-            bind: self.bind_options.map(BindOptions::to_model).transpose()?,
+            bind: self.bind_options.map(BindOptions::into_model).transpose()?,
             volume: self.volume_options.map(|volume| model::VolumeOptions {
                 no_copy: volume.no_copy,
                 labels: volume.labels.into_owned(),
-                driver: volume.driver_config.map(Driver::to_model),
+                driver: volume.driver_config.map(Driver::into_model),
                 subpath: volume.subpath.into_owned(),
             }),
             tmpfs: self.tmpfs_options.map(|tmpfs| model::TmpfsOptions {
@@ -194,7 +194,7 @@ impl<'a> Mount<'a> {
 }
 
 impl BindOptions<'_> {
-    fn to_model(self) -> Result<model::BindOptions, Refusal> {
+    fn into_model(self) -> Result<model::BindOptions, Refusal> {
         if !PROPAGATIONS.contains(&&*self.propagation) {
             return Err(Refusal::Invalid(format!("invalid MountPropagation: {:?}", self.propagation)));
         }

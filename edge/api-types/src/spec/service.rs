@@ -47,17 +47,17 @@ impl<'a> ServiceSpec<'a> {
     }
 
     /// What a create or update asks for, defaults of the engine filled in: one replica, container runtime.
-    pub fn to_model(self) -> Result<model::ServiceDefinition, Refusal> {
-        let (mode, replicas) = self.mode.to_model()?;
+    pub fn into_model(self) -> Result<model::ServiceDefinition, Refusal> {
+        let (mode, replicas) = self.mode.into_model()?;
         let spec = model::ServiceSpec {
             name: self.name.into_owned(),
             labels: self.labels.into_owned(),
-            task: self.task_template.to_model()?,
+            task: self.task_template.into_model()?,
             mode,
-            update: self.update_config.map(|config| config.to_model("update")).transpose()?,
-            rollback: self.rollback_config.map(|config| config.to_model("rollback")).transpose()?,
-            endpoint: self.endpoint_spec.map(EndpointSpec::to_model).transpose()?,
-            networks: self.networks.into_iter().map(super::NetworkAttachmentConfig::to_model).collect(),
+            update: self.update_config.map(|config| config.into_model("update")).transpose()?,
+            rollback: self.rollback_config.map(|config| config.into_model("rollback")).transpose()?,
+            endpoint: self.endpoint_spec.map(EndpointSpec::into_model).transpose()?,
+            networks: self.networks.into_iter().map(super::NetworkAttachmentConfig::into_model).collect(),
         };
         Ok(model::ServiceDefinition { spec: Arc::new(spec), replicas })
     }
@@ -130,7 +130,7 @@ impl ServiceMode {
         }
     }
 
-    fn to_model(&self) -> Result<(model::ServiceMode, u64), Refusal> {
+    fn into_model(self) -> Result<(model::ServiceMode, u64), Refusal> {
         match (self.replicated, self.global, self.replicated_job, self.global_job) {
             (replicated, None, None, None) => {
                 Ok((model::ServiceMode::Replicated, replicated.and_then(|mode| mode.replicas).unwrap_or(1)))
@@ -194,7 +194,7 @@ impl UpdateConfig<'_> {
         }
     }
 
-    fn to_model(self, what: &str) -> Result<model::UpdateConfig, Refusal> {
+    fn into_model(self, what: &str) -> Result<model::UpdateConfig, Refusal> {
         Ok(model::UpdateConfig {
             parallelism: self.parallelism,
             delay: duration(self.delay, &format!("TaskSpec: {what}-delay cannot be negative"))?,
@@ -243,13 +243,13 @@ impl<'a> EndpointSpec<'a> {
         Self { mode: Cow::Borrowed(mode), ports: endpoint.ports.iter().map(PortConfig::of).collect() }
     }
 
-    fn to_model(self) -> Result<model::EndpointSpec, Refusal> {
+    fn into_model(self) -> Result<model::EndpointSpec, Refusal> {
         let mode = match &*self.mode {
             "" | "vip" => model::EndpointMode::Vip,
             "dnsrr" => model::EndpointMode::DnsRr,
             other => return Err(Refusal::Invalid(format!("invalid resolution mode: {other:?}"))),
         };
-        let ports = self.ports.into_iter().map(PortConfig::to_model).collect::<Result<_, _>>()?;
+        let ports = self.ports.into_iter().map(PortConfig::into_model).collect::<Result<_, _>>()?;
         Ok(model::EndpointSpec { mode, ports })
     }
 }
@@ -287,7 +287,7 @@ impl<'a> PortConfig<'a> {
         }
     }
 
-    fn to_model(self) -> Result<model::PortConfig, Refusal> {
+    fn into_model(self) -> Result<model::PortConfig, Refusal> {
         let number = |what: &str, port: u32, least: u16| match u16::try_from(port) {
             Ok(port) if port >= least => Ok(port),
             _ => Err(Refusal::Argument(format!("EndpointSpec: invalid {what} port {port}: must be {least} to 65535"))),

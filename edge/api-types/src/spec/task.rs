@@ -53,7 +53,7 @@ impl<'a> TaskSpec<'a> {
         }
     }
 
-    pub(super) fn to_model(self) -> Result<model::TaskSpec, Refusal> {
+    pub(super) fn into_model(self) -> Result<model::TaskSpec, Refusal> {
         let container = self.container_spec;
         let container = match (&*self.runtime, container) {
             ("" | "container", Some(container)) if self.plugin_spec.is_none() => container,
@@ -69,12 +69,12 @@ impl<'a> TaskSpec<'a> {
             _ => return Err(Refusal::invalid("unsupported runtime")),
         };
         Ok(model::TaskSpec {
-            container: container.to_model()?,
-            resources: self.resources.unwrap_or_default().to_model()?,
-            restart: self.restart_policy.map(RestartPolicy::to_model).transpose()?,
-            placement: self.placement.unwrap_or_default().to_model(),
-            networks: self.networks.into_iter().map(NetworkAttachmentConfig::to_model).collect(),
-            log_driver: self.log_driver.map(Driver::to_model),
+            container: container.into_model()?,
+            resources: self.resources.unwrap_or_default().into_model()?,
+            restart: self.restart_policy.map(RestartPolicy::into_model).transpose()?,
+            placement: self.placement.unwrap_or_default().into_model(),
+            networks: self.networks.into_iter().map(NetworkAttachmentConfig::into_model).collect(),
+            log_driver: self.log_driver.map(Driver::into_model),
             force_update: self.force_update,
         })
     }
@@ -176,7 +176,7 @@ impl<'a> GenericResource<'a> {
         }
     }
 
-    fn to_model(self) -> Result<model::GenericResource, Refusal> {
+    fn into_model(self) -> Result<model::GenericResource, Refusal> {
         match (self.named_resource_spec, self.discrete_resource_spec) {
             (Some(named), None) => {
                 Ok(model::GenericResource::Named { kind: named.kind.into_owned(), value: named.value.into_owned() })
@@ -200,11 +200,11 @@ impl<'a> Reservations<'a> {
         }
     }
 
-    fn to_model(self) -> Result<model::Resources, Refusal> {
+    fn into_model(self) -> Result<model::Resources, Refusal> {
         Ok(model::Resources {
             cpus: model::NanoCpus(self.nano_cpus),
             memory: model::ByteSize(self.memory_bytes),
-            generic: self.generic_resources.into_iter().map(GenericResource::to_model).collect::<Result<_, _>>()?,
+            generic: self.generic_resources.into_iter().map(GenericResource::into_model).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -223,14 +223,14 @@ impl<'a> Resources<'a> {
         }
     }
 
-    fn to_model(self) -> Result<model::ResourceRequirements, Refusal> {
+    fn into_model(self) -> Result<model::ResourceRequirements, Refusal> {
         Ok(model::ResourceRequirements {
             limits: self.limits.map(|limits| model::Limits {
                 cpus: model::NanoCpus(limits.nano_cpus),
                 memory: model::ByteSize(limits.memory_bytes),
                 pids: limits.pids,
             }),
-            reservations: self.reservations.map(Reservations::to_model).transpose()?,
+            reservations: self.reservations.map(Reservations::into_model).transpose()?,
             swap: self.swap_bytes.map(model::ByteSize),
             memory_swappiness: self.memory_swappiness,
         })
@@ -266,7 +266,7 @@ impl RestartPolicy<'_> {
         }
     }
 
-    fn to_model(self) -> Result<model::RestartPolicy, Refusal> {
+    fn into_model(self) -> Result<model::RestartPolicy, Refusal> {
         let time = |nanos: Option<Nanos>, refusal| nanos.map(|nanos| duration(nanos, refusal)).transpose();
         Ok(model::RestartPolicy {
             condition: match &*self.condition {
@@ -345,7 +345,7 @@ impl<'a> Placement<'a> {
         }
     }
 
-    fn to_model(self) -> model::Placement {
+    fn into_model(self) -> model::Placement {
         let platform = |platform: Platform<'_>| model::Platform {
             architecture: platform.architecture.into_owned(),
             os: platform.os.into_owned(),
@@ -386,7 +386,7 @@ impl<'a> NetworkAttachmentConfig<'a> {
         }
     }
 
-    pub(super) fn to_model(self) -> model::NetworkAttachmentConfig {
+    pub(super) fn into_model(self) -> model::NetworkAttachmentConfig {
         model::NetworkAttachmentConfig {
             target: self.target.into_owned(),
             aliases: self.aliases.into_owned(),

@@ -1,0 +1,285 @@
+//! The real engine behind [`Engine`](super::Engine).
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use skep_api_types::{
+    ContainerInspect, EndpointResource, ExecConfig, ExecInspect, ExecProcess, ImageDelete, ImageHistory, ImageInspect,
+    Ipam, IpamConfig, NetworkResource,
+};
+use skep_engine::{EngineError as Failure, ErrorClass, ImageRemoval};
+use skep_model::WallTime;
+use tokio_util::io::SyncIoBridge;
+
+use super::{
+    Archive, Ended, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, ImageImport, WaitCondition, inspect,
+};
+use crate::cluster::{LogLine, LogOptions, LogStream};
+
+/// Docker's "wait without end".
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+impl From<Failure> for EngineError {
+    fn from(failure: Failure) -> Self {
+        let kind = match (&failure, failure.class()) {
+            (Failure::Start { .. }, _) => ErrorKind::Start,
+            (_, ErrorClass::NotFound) => ErrorKind::NotFound,
+            (_, ErrorClass::Conflict) => ErrorKind::Conflict,
+            (_, ErrorClass::Invalid) => ErrorKind::Invalid,
+            (_, ErrorClass::NotModified) => ErrorKind::NotModified,
+            (_, ErrorClass::Internal) => ErrorKind::Internal,
+        };
+        Self::new(kind, failure.full_text())
+    }
+}
+
+fn image_failure(error: skep_image::Error) -> EngineError {
+    Failure::from(error).into()
+}
+
+/// Runs what blocks where blocking is fine.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(EngineError::new(ErrorKind::Internal, format!("a task of the engine failed: {error}"))),
+    }
+}
+
+#[async_trait]
+impl Engine for skep_engine::Engine {
+    async fn facts(&self) -> EngineFacts {
+        let engine = self.clone();
+        let Ok(info) = tokio::task::spawn_blocking(move || engine.info()).await else { return EngineFacts::default() };
+        let [memory_limit, cpu_limit, pids_limit] = info.limits;
+        EngineFacts {
+            hostname: info.hostname,
+            architecture: info.architecture,
+            operating_system: info.operating_system,
+            kernel_version: info.kernel_version,
+            cpus: info.cpus,
+            memory: i64::try_from(info.memory).unwrap_or(i64::MAX),
+            cgroup_version: info.cgroup_version,
+            cgroup_driver: info.cgroup_driver,
+            containers_running: info.running,
+            containers_stopped: info.stopped,
+            images: info.images,
+            data_root: info.data_root,
+            warnings: info.warnings,
+            seccomp: info.seccomp,
+            memory_limit,
+            cpu_limit,
+            pids_limit,
+        }
+    }
+
+    fn containers(&self) -> Vec<ContainerInspect> {
+        let network = self.network().bridge().name;
+        self.list().iter().map(|view| inspect::container(view, &network)).collect()
+    }
+
+    fn container(&self, name: &str) -> Result<ContainerInspect, EngineError> {
+        Ok(inspect::container(&self.inspect(name)?, &self.network().bridge().name))
+    }
+
+    async fn kill(&self, name: &str, signal: &str) -> Result<(), EngineError> {
+        Ok(skep_engine::Engine::kill(self, name, signal).await?)
+    }
+
+    async fn stop(&self, name: &str, signal: Option<&str>, grace: Option<i64>) -> Result<(), EngineError> {
+        let grace = grace.map(|seconds| u64::try_from(seconds).map_or(FOREVER, Duration::from_secs));
+        Ok(skep_engine::Engine::stop(self, name, signal, grace).await?)
+    }
+
+    async fn remove(&self, name: &str, force: bool) -> Result<(), EngineError> {
+        Ok(skep_engine::Engine::remove(self, name, force).await?)
+    }
+
+    fn wait(&self, name: &str, condition: WaitCondition) -> Result<BoxFuture<'static, Ended>, EngineError> {
+        let condition = match condition {
+            WaitCondition::NotRunning => skep_engine::WaitCondition::NotRunning,
+            WaitCondition::NextExit => skep_engine::WaitCondition::NextExit,
+            WaitCondition::Removed => skep_engine::WaitCondition::Removed,
+        };
+        let ended = skep_engine::Engine::wait(self, name, condition)?;
+        Ok(Box::pin(async move {
+            let ended = ended.await;
+            Ended { exit_code: ended.exit_code.into(), error: ended.error }
+        }))
+    }
+
+    fn logs(
+        &self,
+        name: &str,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogLine, String>>, EngineError> {
+        let options = skep_engine::LogOptions {
+            stdout: options.stdout,
+            stderr: options.stderr,
+            since: options.since.map(|time| time.0),
+            until: options.until.map(|time| time.0),
+            tail: options.tail,
+            follow: options.follow,
+        };
+        let reader = skep_engine::Engine::logs(self, name, options)?;
+        let lines = stream::unfold(reader, |mut reader| async { reader.next().await.map(|line| (line, reader)) });
+        Ok(lines.map(|line| line.map(log_line).map_err(|error| error.full_text())).boxed())
+    }
+
+    fn exec_create(&self, name: &str, config: ExecConfig) -> Result<String, EngineError> {
+        let options = skep_engine::ExecOptions {
+            cmd: config.cmd,
+            env: config.env,
+            working_dir: config.working_dir,
+            user: config.user,
+            tty: config.tty,
+            privileged: config.privileged,
+            attach_stdin: config.attach_stdin,
+            attach_stdout: config.attach_stdout,
+            attach_stderr: config.attach_stderr,
+            detach_keys: config.detach_keys,
+        };
+        Ok(skep_engine::Engine::exec_create(self, name, options)?)
+    }
+
+    async fn exec_start(&self, exec: &str) -> Result<ExecStreams, EngineError> {
+        let mut streams = skep_engine::Engine::exec_start(self, exec).await?;
+        Ok(ExecStreams {
+            stdin: streams.stdin.take().map(|stdin| Box::pin(stdin) as _),
+            stdout: streams.stdout.take().map(|stdout| Box::pin(stdout) as _),
+            stderr: streams.stderr.take().map(|stderr| Box::pin(stderr) as _),
+            exit: Box::pin(async move { streams.wait().await }),
+        })
+    }
+
+    fn exec_inspect(&self, exec: &str) -> Result<ExecInspect, EngineError> {
+        let state = skep_engine::Engine::exec_inspect(self, exec)?;
+        let mut words = state.options.cmd.into_iter();
+        Ok(ExecInspect {
+            id: state.id,
+            running: state.running,
+            exit_code: state.exit_code,
+            process_config: ExecProcess {
+                tty: state.options.tty,
+                entrypoint: words.next().unwrap_or_default(),
+                arguments: words.collect(),
+                privileged: state.options.privileged,
+                user: state.options.user,
+            },
+            open_stdin: state.options.attach_stdin,
+            open_stderr: state.options.attach_stderr,
+            open_stdout: state.options.attach_stdout,
+            can_remove: state.exit_code.is_some(),
+            container_id: state.container_id,
+            detach_keys: state.options.detach_keys,
+            pid: state.pid,
+        })
+    }
+
+    async fn images(&self) -> Vec<ImageInspect> {
+        let store = skep_engine::Engine::images(self).clone();
+        let images = tokio::task::spawn_blocking(move || store.list()).await.unwrap_or_default();
+        images.iter().map(inspect::image).collect()
+    }
+
+    async fn image(&self, name: &str) -> Result<ImageInspect, EngineError> {
+        let (engine, name) = (self.clone(), name.to_owned());
+        blocking(move || Ok(inspect::image(&skep_engine::Engine::image(&engine, &name)?))).await
+    }
+
+    async fn image_history(&self, name: &str) -> Result<Vec<ImageHistory>, EngineError> {
+        let (engine, name) = (self.clone(), name.to_owned());
+        blocking(move || Ok(inspect::history(&skep_engine::Engine::image(&engine, &name)?))).await
+    }
+
+    async fn tag(&self, name: &str, repository: &str, tag: &str) -> Result<(), EngineError> {
+        let target = reference(repository, tag)?;
+        let (store, name) = (skep_engine::Engine::images(self).clone(), name.to_owned());
+        blocking(move || store.tag(&name, &target).map(drop).map_err(image_failure)).await
+    }
+
+    async fn remove_image(&self, name: &str, force: bool) -> Result<Vec<ImageDelete>, EngineError> {
+        let removed = skep_engine::Engine::remove_image(self, name.to_owned(), force).await?;
+        let line = |removal| match removal {
+            ImageRemoval::Untagged(name) => ImageDelete::Untagged(name),
+            ImageRemoval::Deleted(id) => ImageDelete::Deleted(id),
+        };
+        Ok(removed.into_iter().map(line).collect())
+    }
+
+    async fn load(&self, archive: Archive) -> Result<Vec<String>, EngineError> {
+        let store = skep_engine::Engine::images(self).clone();
+        let reader = SyncIoBridge::new(archive);
+        let loaded = blocking(move || store.load(reader, &mut |_| ()).map_err(image_failure)).await?;
+        Ok(loaded.iter().flat_map(|image| image.replaced_line().into_iter().chain([image.line()])).collect())
+    }
+
+    async fn import(&self, archive: Archive, import: ImageImport) -> Result<String, EngineError> {
+        let platform = &import.platform;
+        let import = skep_image::Import {
+            name: if import.repository.is_empty() { None } else { Some(reference(&import.repository, &import.tag)?) },
+            platform: (!platform.is_empty())
+                .then(|| skep_image::Platform::parse(platform))
+                .transpose()
+                .map_err(image_failure)?,
+            changes: import.changes,
+            message: import.message,
+        };
+        let store = skep_engine::Engine::images(self).clone();
+        let reader = SyncIoBridge::new(archive);
+        blocking(move || store.import(reader, &import, &mut |_| ()).map(|id| id.to_string()).map_err(image_failure))
+            .await
+    }
+
+    fn networks(&self) -> Vec<NetworkResource> {
+        let bridge = self.network().bridge();
+        let endpoints = self.list().into_iter().filter_map(|view| {
+            let endpoint = view.endpoint.as_ref()?;
+            let id = view.record.id.clone();
+            Some((
+                id.clone(),
+                EndpointResource {
+                    name: view.record.name.clone(),
+                    endpoint_id: id,
+                    mac_address: endpoint.mac.to_string(),
+                    ipv4_address: format!("{}/{}", endpoint.address, endpoint.prefix),
+                    ipv6_address: String::new(),
+                },
+            ))
+        });
+        let subnet = IpamConfig {
+            subnet: bridge.subnet.to_string(),
+            gateway: bridge.gateway.to_string(),
+            ..IpamConfig::default()
+        };
+        vec![NetworkResource {
+            id: inspect::network_id(&bridge.name),
+            scope: "local".to_owned(),
+            driver: "bridge".to_owned(),
+            enable_ipv4: Some(true),
+            ipam: Ipam { driver: "default".to_owned(), options: None, config: Some(vec![subnet]) },
+            containers: Some(endpoints.collect()),
+            options: Some([("com.docker.network.driver.mtu".to_owned(), bridge.mtu.to_string())].into()),
+            labels: Some([].into()),
+            name: bridge.name,
+            ..NetworkResource::default()
+        }]
+    }
+}
+
+fn log_line(line: skep_engine::LogLine) -> LogLine {
+    let stream = match line.stream {
+        skep_engine::LogStream::Stdout => LogStream::Stdout,
+        skep_engine::LogStream::Stderr => LogStream::Stderr,
+    };
+    LogLine { stream, time: WallTime(line.at), text: line.message }
+}
+
+/// `repository[:tag]`, the tag given apart or within.
+fn reference(repository: &str, tag: &str) -> Result<skep_image::Reference, EngineError> {
+    let name = skep_image::Reference::parse(repository).map_err(image_failure)?;
+    if tag.is_empty() { Ok(name) } else { name.with_tag(tag).map_err(image_failure) }
+}

@@ -1,0 +1,298 @@
+//! What the engine knows of a container or image, as `docker inspect` shows it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use skep_api_types::{
+    ContainerConfig, ContainerInspect, ContainerState, Empty, EndpointSettings, GraphDriver, HostConfig,
+    HostRestartPolicy, ImageConfig, ImageHistory, ImageInspect, ImageMetadata, LogConfig, MountPoint, NetworkSettings,
+    PortBinding, RootFs, Timestamp, Ulimit,
+};
+use skep_engine::{ContainerView, Image, PortRecord, Record, RootFs as RootFileSystem};
+
+/// Docker's default for `/proc` and `/sys` in a container.
+const MASKED: [&str; 11] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+fn time(text: &str) -> Timestamp {
+    Timestamp::parse(text).unwrap_or_default()
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn given(list: &[String]) -> Option<Vec<String>> {
+    (!list.is_empty()).then(|| list.to_vec())
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// 64 hexadecimal digits that stand for a network of this machine: its name, in digits, repeated.
+pub(super) fn network_id(name: &str) -> String {
+    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    digits.chars().cycle().take(64).collect()
+}
+
+/// The whole of `docker container inspect`.
+pub(super) fn container(view: &ContainerView, network: &str) -> ContainerInspect {
+    let record = &*view.record;
+    let mut words = record.config.args.iter();
+    let [hosts, hostname, resolv_conf] = &view.etc;
+    ContainerInspect {
+        id: record.id.clone(),
+        created: time(&record.created_at),
+        path: words.next().cloned().unwrap_or_default(),
+        args: words.cloned().collect(),
+        state: state(view),
+        image: record.image_id.clone(),
+        resolv_conf_path: path(resolv_conf),
+        hostname_path: path(hostname),
+        hosts_path: path(hosts),
+        log_path: path(&view.log_path),
+        name: format!("/{}", record.name),
+        driver: "overlay2".to_owned(),
+        platform: "linux".to_owned(),
+        exec_ids: given(&view.exec_ids),
+        host_config: host_config(view),
+        graph_driver: graph_driver(record),
+        mounts: record
+            .mounts
+            .iter()
+            .map(|mount| MountPoint {
+                r#type: mount.kind.clone(),
+                source: mount.source.clone(),
+                destination: mount.destination.clone(),
+                rw: mount.rw,
+                propagation: mount.propagation.clone(),
+                ..MountPoint::default()
+            })
+            .collect(),
+        config: config(record),
+        network_settings: network_settings(view, network),
+        ..ContainerInspect::default()
+    }
+}
+
+fn state(view: &ContainerView) -> ContainerState {
+    let mut state = ContainerState {
+        status: view.state.status().to_owned(),
+        running: view.state.is_running(),
+        pid: view.state.pid(),
+        exit_code: view.state.exit_code(),
+        ..ContainerState::default()
+    };
+    match &view.state {
+        skep_engine::ContainerState::Running { started_at, .. } => state.started_at = time(started_at),
+        skep_engine::ContainerState::Exited(exit) => {
+            state.started_at = time(&exit.started_at);
+            state.finished_at = time(&exit.finished_at);
+            state.oom_killed = exit.oom_killed;
+            state.error = exit.error.clone().unwrap_or_default();
+        }
+        _ => {}
+    }
+    state
+}
+
+fn config(record: &Record) -> ContainerConfig {
+    let ports = record.exposed_ports.iter().cloned();
+    let published = record.ports.iter().map(|port| format!("{}/{}", port.target, port.protocol));
+    let ports: BTreeMap<String, Empty> = ports.chain(published).map(|port| (port, Empty {})).collect();
+    ContainerConfig {
+        hostname: record.config.hostname.clone(),
+        domainname: record.config.domainname.clone().unwrap_or_default(),
+        user: record.config.user.clone(),
+        exposed_ports: (!ports.is_empty()).then_some(ports),
+        tty: record.config.tty,
+        env: record.config.env.clone(),
+        cmd: given(&record.cmd),
+        image: record.image.clone(),
+        working_dir: record.config.cwd.clone(),
+        entrypoint: given(&record.entrypoint),
+        labels: record.labels.clone(),
+        stop_signal: record.stop_signal.clone(),
+        stop_timeout: i64::try_from(record.stop_grace_ms.div_ceil(1000)).ok(),
+        ..ContainerConfig::default()
+    }
+}
+
+fn host_config(view: &ContainerView) -> HostConfig {
+    let record = &*view.record;
+    let (config, limits) = (&record.config, &record.config.resources);
+    let [dns, dns_search, dns_options] = &record.dns;
+    let bindings: BTreeMap<String, Vec<PortBinding>> =
+        bindings(&record.ports).into_iter().filter_map(|(port, at)| Some((port, at?))).collect();
+    HostConfig {
+        log_config: LogConfig { r#type: record.log_driver.clone(), config: record.log_options.clone() },
+        network_mode: "default".to_owned(),
+        port_bindings: Some(bindings),
+        restart_policy: HostRestartPolicy::default(),
+        cap_add: given(&config.cap_add),
+        cap_drop: given(&config.cap_drop),
+        cgroupns_mode: "private".to_owned(),
+        dns: given(dns),
+        dns_options: given(dns_options),
+        dns_search: given(dns_search),
+        extra_hosts: given(&record.hosts),
+        group_add: given(&config.groups),
+        ipc_mode: "private".to_owned(),
+        oom_score_adj: config.oom_score_adj.unwrap_or(0).into(),
+        readonly_rootfs: config.read_only_rootfs,
+        security_opt: config.no_new_privileges.then(|| vec!["no-new-privileges".to_owned()]),
+        shm_size: i64::try_from(config.shm_size).unwrap_or(i64::MAX),
+        sysctls: config.sysctls.clone(),
+        runtime: "skep".to_owned(),
+        isolation: "default".to_owned(),
+        cpu_shares: limits.cpu_shares.and_then(|shares| i64::try_from(shares).ok()).unwrap_or(0),
+        memory: limits.memory.unwrap_or(0),
+        nano_cpus: limits.nano_cpus.unwrap_or(0),
+        cgroup_parent: config.cgroup_parent.clone(),
+        cpuset_cpus: limits.cpuset_cpus.clone().unwrap_or_default(),
+        memory_swap: limits.memory_swap.unwrap_or(0),
+        memory_swappiness: limits.memory_swappiness.and_then(|value| i64::try_from(value).ok()),
+        pids_limit: limits.pids,
+        ulimits: (!config.rlimits.is_empty()).then(|| {
+            let ulimit = config.rlimits.iter();
+            ulimit.map(|limit| Ulimit { name: limit.name.clone().into(), hard: limit.hard, soft: limit.soft }).collect()
+        }),
+        init: Some(config.init),
+        masked_paths: owned(&MASKED),
+        readonly_paths: owned(&READ_ONLY),
+        ..HostConfig::default()
+    }
+}
+
+/// Ports with where they are reached; only those of host mode are bound for this container alone.
+fn bindings(ports: &[PortRecord]) -> BTreeMap<String, Option<Vec<PortBinding>>> {
+    let mut all: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
+    for port in ports {
+        let entry = all.entry(format!("{}/{}", port.target, port.protocol)).or_default();
+        if port.host_mode && port.published != 0 {
+            let at = PortBinding { host_ip: "0.0.0.0".to_owned(), host_port: port.published.to_string() };
+            entry.get_or_insert_default().push(at);
+        }
+    }
+    all
+}
+
+fn graph_driver(record: &Record) -> GraphDriver {
+    let data = match &record.config.rootfs {
+        RootFileSystem::Overlay { lower, upper, work, merged } => {
+            let lower = lower.iter().map(|layer| path(layer)).collect::<Vec<_>>().join(":");
+            let parts =
+                [("LowerDir", lower), ("MergedDir", path(merged)), ("UpperDir", path(upper)), ("WorkDir", path(work))];
+            Some(parts.map(|(name, path)| (name.to_owned(), path)).into())
+        }
+        RootFileSystem::Dir(_) => None,
+    };
+    GraphDriver { data, name: "overlay2".to_owned() }
+}
+
+fn network_settings(view: &ContainerView, network: &str) -> NetworkSettings {
+    let mut settings = NetworkSettings { ports: bindings(&view.ports), ..NetworkSettings::default() };
+    if let Some(endpoint) = &view.endpoint {
+        let id = view.record.id.clone();
+        settings.sandbox_id = id.clone();
+        settings.sandbox_key = path(&endpoint.netns_path);
+        let endpoint = EndpointSettings {
+            network_id: network_id(network),
+            endpoint_id: id,
+            gateway: endpoint.gateway.to_string(),
+            ip_address: endpoint.address.to_string(),
+            ip_prefix_len: endpoint.prefix,
+            mac_address: endpoint.mac.to_string(),
+            ..EndpointSettings::default()
+        };
+        settings.gateway = endpoint.gateway.clone();
+        settings.ip_address = endpoint.ip_address.clone();
+        settings.ip_prefix_len = endpoint.ip_prefix_len;
+        settings.mac_address = endpoint.mac_address.clone();
+        settings.endpoint_id = endpoint.endpoint_id.clone();
+        settings.networks.insert(network.to_owned(), endpoint);
+    }
+    settings
+}
+
+/// The whole of `docker image inspect`.
+pub(super) fn image(image: &Image) -> ImageInspect {
+    let config = &image.config;
+    ImageInspect {
+        id: image.id.to_string(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        comment: config.comment.clone(),
+        created: image.created.clone(),
+        docker_version: config.docker_version.clone(),
+        author: config.author.clone(),
+        config: image_config(&config.config),
+        architecture: config.architecture.clone(),
+        variant: config.variant.clone(),
+        os: config.os.clone(),
+        size: image.size,
+        graph_driver: GraphDriver { data: None, name: "overlay2".to_owned() },
+        root_fs: RootFs {
+            r#type: "layers".to_owned(),
+            layers: config.rootfs.diff_ids.iter().map(ToString::to_string).collect(),
+        },
+        metadata: ImageMetadata { last_tag_time: time(&image.last_tagged) },
+        ..ImageInspect::default()
+    }
+}
+
+fn image_config(config: &skep_image::ContainerConfig) -> ImageConfig {
+    let set = |set: &skep_image::Set| {
+        (!set.is_empty()).then(|| set.keys().map(|key| (key.clone(), Empty {})).collect::<BTreeMap<_, _>>())
+    };
+    ImageConfig {
+        user: config.user.clone(),
+        exposed_ports: set(&config.exposed_ports),
+        env: given(&config.env),
+        cmd: config.cmd.clone(),
+        volumes: set(&config.volumes),
+        working_dir: config.working_dir.clone(),
+        entrypoint: config.entrypoint.clone(),
+        on_build: given(&config.on_build),
+        labels: config.labels.clone(),
+        stop_signal: config.stop_signal.clone(),
+        ..ImageConfig::default()
+    }
+}
+
+/// The steps of an image, newest first; the newest has the image's id and names.
+pub(super) fn history(image: &Image) -> Vec<ImageHistory> {
+    let mut sizes = image.layer_sizes.iter();
+    let mut steps: Vec<ImageHistory> = image
+        .config
+        .history
+        .iter()
+        .map(|step| ImageHistory {
+            comment: step.comment.clone(),
+            created: time(&step.created).0.0.div_euclid(1_000_000_000),
+            created_by: step.created_by.clone(),
+            id: "<missing>".to_owned(),
+            size: if step.empty_layer { 0 } else { sizes.next().copied().unwrap_or(0) },
+            tags: None,
+        })
+        .collect();
+    steps.reverse();
+    if let Some(newest) = steps.first_mut() {
+        newest.id = image.id.to_string();
+        newest.tags = given(&image.repo_tags);
+    }
+    steps
+}

@@ -1,0 +1,147 @@
+//! All routes. One file per kind of object; what Docker has and skep has not, yet, is named here and answered with 501.
+
+mod container_filters;
+mod containers;
+mod exec;
+mod images;
+mod networks;
+mod nodes;
+mod services;
+mod stored;
+mod swarm;
+mod system;
+mod tasks;
+
+use axum::Router;
+use axum::routing::{MethodRouter, any, delete, get, post};
+
+use crate::cluster::{ClusterError, LocalState};
+use crate::{Api, ApiError};
+
+/// The routes, without versions.
+pub(crate) fn all() -> Router<Api> {
+    swarm_routes().merge(machine_routes()).fallback(nowhere).method_not_allowed_fallback(nowhere)
+}
+
+async fn nowhere() -> ApiError {
+    ApiError::page_not_found()
+}
+
+/// A route of Docker's that is refused by name.
+fn lacks(what: &'static str) -> MethodRouter<Api> {
+    any(move || async move { ApiError::unsupported(what) })
+}
+
+fn swarm_routes() -> Router<Api> {
+    Router::new()
+        .route("/swarm", get(swarm::inspect))
+        .route("/swarm/init", post(swarm::init))
+        .route("/swarm/join", post(swarm::join))
+        .route("/swarm/leave", post(swarm::leave))
+        .route("/swarm/update", post(swarm::update))
+        .route("/swarm/unlockkey", get(swarm::unlock_key))
+        .route("/swarm/unlock", post(swarm::unlock))
+        .route("/nodes", get(nodes::list))
+        .route("/nodes/{id}", get(nodes::inspect).delete(nodes::remove))
+        .route("/nodes/{id}/update", post(nodes::update))
+        .route("/services", get(services::list))
+        .route("/services/create", post(services::create))
+        .route("/services/{id}", get(services::inspect).delete(services::remove))
+        .route("/services/{id}/update", post(services::update))
+        .route("/services/{id}/logs", get(services::logs))
+        .route("/tasks", get(tasks::list))
+        .route("/tasks/{id}", get(tasks::inspect))
+        .route("/tasks/{id}/logs", get(tasks::logs))
+        .route("/secrets", get(stored::secrets))
+        .route("/secrets/create", lacks("creating a secret"))
+        .route("/secrets/{id}", get(stored::secret).delete(stored::secret))
+        .route("/secrets/{id}/update", post(stored::secret))
+        .route("/configs", get(stored::configs))
+        .route("/configs/create", lacks("creating a config"))
+        .route("/configs/{id}", get(stored::config).delete(stored::config))
+        .route("/configs/{id}/update", post(stored::config))
+}
+
+fn machine_routes() -> Router<Api> {
+    Router::new()
+        .route("/_ping", get(system::ping))
+        .route("/version", get(system::version))
+        .route("/info", get(system::info))
+        .route("/auth", post(system::auth))
+        .route("/events", lacks("watching events"))
+        .route("/system/df", lacks("counting disk usage"))
+        .route("/build", lacks("building an image"))
+        .route("/build/prune", lacks("building an image"))
+        .route("/session", lacks("building an image with BuildKit"))
+        .route("/grpc", lacks("building an image with BuildKit"))
+        .route("/commit", lacks("making an image of a container"))
+        .route("/containers/json", get(containers::list))
+        .route("/containers/create", lacks("creating a container outside of a service"))
+        .route("/containers/prune", lacks("removing all stopped containers at once"))
+        .route("/containers/{id}", delete(containers::remove))
+        .route("/containers/{id}/json", get(containers::inspect))
+        .route("/containers/{id}/logs", get(containers::logs))
+        .route("/containers/{id}/attach", post(containers::attach))
+        .route("/containers/{id}/attach/ws", lacks("attaching by a web socket"))
+        .route("/containers/{id}/kill", post(containers::kill))
+        .route("/containers/{id}/stop", post(containers::stop))
+        .route("/containers/{id}/wait", post(containers::wait))
+        .route("/containers/{id}/exec", post(exec::create))
+        .route("/containers/{id}/start", lacks("starting a container by hand"))
+        .route("/containers/{id}/restart", lacks("restarting a container by hand"))
+        .route("/containers/{id}/pause", lacks("pausing a container"))
+        .route("/containers/{id}/unpause", lacks("pausing a container"))
+        .route("/containers/{id}/rename", lacks("renaming a container"))
+        .route("/containers/{id}/update", lacks("changing the limits of a container"))
+        .route("/containers/{id}/resize", lacks("a terminal"))
+        .route("/containers/{id}/stats", lacks("watching the usage of a container"))
+        .route("/containers/{id}/top", lacks("listing the processes of a container"))
+        .route("/containers/{id}/changes", lacks("listing the changed files of a container"))
+        .route("/containers/{id}/export", lacks("exporting the files of a container"))
+        .route("/containers/{id}/archive", lacks("copying files from or to a container"))
+        .route("/exec/{id}/start", post(exec::start))
+        .route("/exec/{id}/json", get(exec::inspect))
+        .route("/exec/{id}/resize", lacks("a terminal"))
+        .route("/images/json", get(images::list))
+        .route("/images/create", post(images::create))
+        .route("/images/load", post(images::load))
+        .route("/images/get", lacks("saving images"))
+        .route("/images/search", lacks("searching a registry"))
+        .route("/images/prune", lacks("removing all unused images at once"))
+        .route("/images/{*rest}", get(images::read).post(images::write).delete(images::remove))
+        .route("/distribution/{*rest}", get(images::distribution))
+        .route("/networks", get(networks::list))
+        .route("/networks/create", lacks("creating a network"))
+        .route("/networks/prune", lacks("removing all unused networks at once"))
+        .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
+        .route("/networks/{id}/connect", lacks("connecting a container to a network by hand"))
+        .route("/networks/{id}/disconnect", lacks("disconnecting a container from a network by hand"))
+        .route("/volumes", get(stored::volumes))
+        .route("/volumes/create", lacks("creating a volume"))
+        .route("/volumes/prune", lacks("removing all unused volumes at once"))
+        .route("/volumes/{name}", get(stored::volume).put(stored::volume).delete(stored::volume))
+        .route("/plugins", get(stored::plugins))
+        .route("/plugins/{name}/json", get(stored::plugin))
+}
+
+/// Refuses, in the engine's words, what only a manager can do.
+fn require_manager(api: &Api) -> Result<(), ApiError> {
+    let status = api.cluster.status();
+    let refusal = match status.state {
+        LocalState::Locked => ClusterError::Locked,
+        LocalState::Inactive => ClusterError::NoSwarm,
+        _ if status.control_available => return Ok(()),
+        LocalState::Pending | LocalState::Error => ClusterError::Unavailable(
+            "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the cluster."
+                .to_owned(),
+        ),
+        LocalState::Active => ClusterError::NotManager,
+    };
+    Err(refusal.into())
+}
+
+/// One consistent picture of the cluster.
+async fn snapshot(api: &Api) -> Result<skep_store::State, ApiError> {
+    require_manager(api)?;
+    Ok(api.cluster.snapshot().await?)
+}
