@@ -14,12 +14,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::blueprint::parse_signal;
 use crate::container::Container;
+use crate::ending::{Ended, WaitCondition, wait};
 use crate::error::{EngineError, Result};
 use crate::exec::{ExecOptions, ExecState, ExecStreams, Execs};
 use crate::executor::Operations;
 use crate::info::EngineInfo;
 use crate::layout::Layout;
-use crate::lifecycle::{Ended, WaitCondition, wait};
 use crate::logs::{LogOptions, LogReader};
 use crate::publish::Publisher;
 use crate::sweep;

@@ -78,6 +78,9 @@ impl Inner {
             Work::Shutdown | Work::Remove => Kind::End,
             _ => Kind::Other,
         };
+        if self.closing.is_cancelled() {
+            return Finished::failed(Failure::Cancelled);
+        }
         let result = match operation.work {
             Work::Prepare(assignment) => self.prepare(assignment, cancel).await.map(Some),
             Work::Start(assignment) => match self.container_of(task) {

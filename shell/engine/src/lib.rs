@@ -17,6 +17,7 @@
 
 mod blueprint;
 mod container;
+mod ending;
 mod engine;
 mod error;
 mod etc_files;
@@ -32,11 +33,11 @@ mod sweep;
 mod table;
 mod view;
 
+pub use ending::{Ended, WaitCondition};
 pub use engine::{Engine, EngineConfig, ImageRemoval};
 pub use error::{EngineError, ErrorClass};
 pub use exec::{ExecOptions, ExecState, ExecStreams};
 pub use info::EngineInfo;
-pub use lifecycle::{Ended, WaitCondition};
 pub use logs::{LogLine, LogOptions, LogReader, LogStream, parse_time};
 pub use record::{MountRecord, PortRecord, Record, TaskRecord};
 pub use skep_image::{Image, ImageId, ImageStore};

@@ -374,3 +374,22 @@ fn an_agent_drives_it_through_restarts() {
         rig
     });
 }
+
+#[test]
+fn closing_does_not_cut_a_grace_short() {
+    run(|mut rig: Rig| async move {
+        let task = rig.task("trap '' TERM; echo up; while :; do sleep 0.1; done");
+        rig.prepare_and_start(&task).await;
+        let id = rig.engine().of_task(task.task_id).unwrap().record.id.clone();
+        rig.wait_for_line(&id, "up").await;
+        let stopping = rig.begin(task.task_id, Work::Shutdown);
+        rig.close().await;
+        assert_eq!(stopping.await.unwrap().result, Err(Failure::Cancelled));
+        rig.open().await;
+        assert!(rig.engine().of_task(task.task_id).unwrap().state.is_running());
+        // A removal does not wait for the grace.
+        rig.succeed(&task, Work::Remove).await;
+        rig.check_nothing_is_left();
+        rig
+    });
+}

@@ -128,7 +128,7 @@ impl Rig {
         change(Arc::make_mut(&mut assignment.spec));
         assignment
     }
-    fn begin(&self, task: TaskId, work: Work) -> oneshot::Receiver<Finished> {
+    pub(crate) fn begin(&self, task: TaskId, work: Work) -> oneshot::Receiver<Finished> {
         begin(self.engine(), task, work)
     }
 

@@ -1,0 +1,256 @@
+//! How a container ends: its end is waited for by a watcher in the background, asked for by a stop, or forced by a removal.
+//! Whoever learns of it first, the order is: out of traffic, ended, endpoint released.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_oci::{ExitRecord, Status};
+use tokio_util::sync::CancellationToken;
+
+use crate::blueprint::parse_signal;
+use crate::container::Container;
+use crate::engine::Inner;
+use crate::error::{EngineError, Result};
+use crate::lifecycle::{never_started, state_of};
+use crate::view::ContainerState;
+
+/// How long a container may live after SIGKILL before it is called stuck.
+const KILL_PATIENCE: Duration = Duration::from_secs(15);
+/// Longest pause before a shim that does not answer is asked again.
+const REASK_MAX: Duration = Duration::from_secs(2);
+
+/// Which end is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WaitCondition {
+    /// It does not run; at once when it does not.
+    #[default]
+    NotRunning,
+    /// The next end after the call.
+    NextExit,
+    /// It is deleted.
+    Removed,
+}
+
+/// An end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Exit code.
+    pub exit_code: i32,
+    /// Why it could not be started, if so.
+    pub error: Option<String>,
+}
+
+pub(crate) async fn wait(container: Arc<Container>, condition: WaitCondition) -> Ended {
+    let mut watch = container.watch();
+    let mut last = Ended { exit_code: 0, error: None };
+    let mut fresh = false;
+    loop {
+        let state = watch.borrow_and_update().clone();
+        if let ContainerState::Exited(exit) = &state {
+            last = Ended { exit_code: exit.exit_code, error: exit.error.clone() };
+        }
+        let done = match condition {
+            WaitCondition::NotRunning => !matches!(state, ContainerState::Running { .. } | ContainerState::Starting),
+            WaitCondition::NextExit => fresh && matches!(state, ContainerState::Exited(_)),
+            WaitCondition::Removed => false,
+        };
+        if done || state == ContainerState::Removed {
+            return last;
+        }
+        fresh = true;
+        if watch.changed().await.is_err() {
+            return last;
+        }
+    }
+}
+
+impl Inner {
+    /// Follows a container to its end, in the background.
+    pub(crate) fn watch(self: &Arc<Self>, container: Arc<Container>) {
+        let inner = self.clone();
+        self.tracker.spawn_on(
+            async move {
+                let closing = inner.closing.clone();
+                tokio::select! {
+                    () = closing.cancelled() => {}
+                    record = inner.end_of(&container) => inner.settle(&container, record).await,
+                }
+            },
+            &self.runtime,
+        );
+    }
+
+    async fn end_of(self: &Arc<Self>, container: &Arc<Container>) -> ExitRecord {
+        let mut pause = Duration::from_millis(10);
+        loop {
+            if container.state() != ContainerState::Starting
+                && let Ok(client) = container.client().await
+                && let Ok(record) = client.wait().await
+            {
+                return record;
+            }
+            match self.look(container).await {
+                Ok(ContainerState::Exited(record)) => return record,
+                Ok(state) if state.is_running() && container.state() == ContainerState::Starting => {
+                    self.begin_running(container, state).await;
+                    continue;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let error = error.full_text();
+                    tracing::error!(container.id = container.id(), error, "cannot tell how a container goes");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(REASK_MAX);
+        }
+    }
+
+    /// A container that an earlier engine was starting runs now.
+    async fn begin_running(self: &Arc<Self>, container: &Arc<Container>, state: ContainerState) {
+        let Some(endpoint) = self.network.endpoint(container.id()) else {
+            return container.set_state(state);
+        };
+        if let Err(error) = self.publisher.enter(container.id(), endpoint.address, &container.ports()).await {
+            let error = error.full_text();
+            tracing::error!(container.id = container.id(), error, "cannot publish the ports of a container");
+        }
+        container.set_state(state);
+    }
+
+    /// What became of a container whose shim does not answer.
+    async fn look(self: &Arc<Self>, container: &Arc<Container>) -> Result<ContainerState> {
+        let bundle = container.bundle();
+        self.blocking(move |_| {
+            Ok(match state_of(&bundle)? {
+                // It was starting and came to nothing.
+                ContainerState::Created => {
+                    ContainerState::Exited(never_started(128, "the container's shim was killed"))
+                }
+                state => state,
+            })
+        })
+        .await
+    }
+
+    /// The end of a container: ports that the next one may want are free before anybody hears of it.
+    async fn settle(self: &Arc<Self>, container: &Arc<Container>, record: ExitRecord) {
+        if container.has_host_ports() {
+            self.release(container).await;
+        }
+        container.set_state(ContainerState::Exited(record));
+        self.execs.forget_ended(container.id());
+        self.release(container).await;
+    }
+
+    /// Takes a container that does not run out of traffic and its endpoint away. A failure is for the next engine, or for
+    /// the removal, to mend.
+    pub(crate) async fn release(self: &Arc<Self>, container: &Arc<Container>) {
+        let _release = container.release.lock().await;
+        self.withdraw(container).await;
+        let Ok(_turn) = self.removals.acquire().await else { return };
+        let id = container.id().to_owned();
+        if let Err(error) = self.blocking(move |inner| Ok(inner.network.remove_endpoint(&id)?)).await {
+            let error = error.full_text();
+            tracing::warn!(container.id = container.id(), error, "cannot release a network endpoint");
+        }
+    }
+
+    /// Takes a container out of traffic. It is stopped also when this fails: its endpoint's removal takes it out, too.
+    pub(crate) async fn withdraw(&self, container: &Container) {
+        if let Err(error) = self.publisher.leave(container.id()).await {
+            let error = error.full_text();
+            tracing::error!(container.id = container.id(), error, "cannot take a container out of the published ports");
+        }
+    }
+
+    /// Sends a signal to the first process.
+    pub(crate) async fn signal(self: &Arc<Self>, container: &Arc<Container>, signal: i32) -> Result<()> {
+        Ok(container.client().await?.kill(signal).await?)
+    }
+
+    /// Out of traffic, stop signal, grace, SIGKILL. When cancelled, the rest of the grace is cut short. One that does not
+    /// run is left as it is.
+    pub(crate) async fn stop(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        signal: Option<i32>,
+        grace: Option<Duration>,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        match container.reach(|state| *state != ContainerState::Starting).await {
+            ContainerState::Running { .. } => {}
+            ContainerState::Created => {
+                let _operation = container.operation.lock().await;
+                if container.state() == ContainerState::Created {
+                    self.release(container).await;
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        }
+        self.withdraw(container).await;
+        let signal = signal.or_else(|| parse_signal(&container.record.stop_signal).ok()).unwrap_or(15);
+        if let Err(error) = self.signal(container, signal).await {
+            tracing::debug!(container.id = container.id(), %error, "cannot send the stop signal");
+        }
+        let grace = grace.unwrap_or_else(|| container.record.stop_grace());
+        tokio::select! {
+            biased;
+            _ = container.ended() => return Ok(()),
+            // The end of the daemon must not cut the grace short: looked at before `cancel`, which may be its child.
+            () = self.closing.cancelled() => return Err(EngineError::Closing),
+            () = cancel.cancelled() => {}
+            () = tokio::time::sleep(grace) => {}
+        }
+        self.kill_hard(container).await
+    }
+
+    /// SIGKILL, until it has ended.
+    pub(crate) async fn kill_hard(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        if self.signal(container, nix::libc::SIGKILL).await.is_err() {
+            let bundle = container.bundle();
+            self.blocking(move |_| {
+                if let Status::Alive(pids) = bundle.status()?
+                    && let Some(init) = pids.init
+                {
+                    let _ = init.kill(nix::libc::SIGKILL);
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        match tokio::time::timeout(KILL_PATIENCE, container.ended()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(EngineError::Unkillable(container.id().to_owned())),
+        }
+    }
+
+    /// Ends a container and removes everything of it.
+    pub(crate) async fn remove(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let _operation = container.operation.lock().await;
+        match container.reach(|state| *state != ContainerState::Starting).await {
+            ContainerState::Removed => return Ok(()),
+            ContainerState::Running { .. } => {
+                self.withdraw(container).await;
+                self.kill_hard(container).await?;
+            }
+            _ => {}
+        }
+        let _release = container.release.lock().await;
+        self.withdraw(container).await;
+        let _turn = self.removals.acquire().await.map_err(|_| EngineError::Closing)?;
+        let (gone, created) = (container.clone(), container.state() == ContainerState::Created);
+        self.blocking(move |inner| {
+            if created && gone.directory.bundle().exists() {
+                gone.bundle().cleanup()?;
+            }
+            inner.unmake(gone.id())
+        })
+        .await?;
+        self.table.remove(container);
+        self.execs.forget(container.id());
+        container.set_state(ContainerState::Removed);
+        Ok(())
+    }
+}
