@@ -8,7 +8,7 @@ const ROOT: &str = "proto";
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={ROOT}");
     let mut files = Vec::new();
-    for package in ["docker/swarmkit/v1", "skep/store/v1"] {
+    for package in ["docker/swarmkit/v1", "skep/store/v1", "skep/worker/v1"] {
         files.extend(proto_files(&Path::new(ROOT).join(package))?);
     }
     let descriptors = protox::compile(&files, [ROOT])?;

@@ -16,6 +16,7 @@ mod proto;
 mod service;
 mod snapshot;
 mod task;
+mod worker;
 
 pub use common::{duration, timestamp, wall_time};
 pub use entry::{FORMAT, decode_entry, encode_entry, proposal_size};
@@ -26,3 +27,4 @@ pub use proto::skep::store::v1 as stored;
 pub use service::service_spec;
 pub use snapshot::{decode_snapshot, encode_snapshot};
 pub use task::{AssignedTask, Sending, task};
+pub use worker::{WorkerTask, decode_worker_task, encode_worker_task};

@@ -22,4 +22,10 @@ pub mod skep {
             tonic::include_proto!("skep.store.v1");
         }
     }
+
+    pub mod worker {
+        pub mod v1 {
+            tonic::include_proto!("skep.worker.v1");
+        }
+    }
 }

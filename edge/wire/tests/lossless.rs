@@ -13,8 +13,8 @@ use skep_model::{
 };
 use skep_store::{Proposal, State};
 use skep_wire::{
-    AssignedTask, DecodeError, Sending, decode_entry, decode_snapshot, encode_entry, encode_snapshot, proposal_size,
-    stored, swarmkit,
+    AssignedTask, DecodeError, Sending, WorkerTask, decode_entry, decode_snapshot, decode_worker_task, encode_entry,
+    encode_snapshot, encode_worker_task, proposal_size, stored, swarmkit,
 };
 
 proptest! {
@@ -92,6 +92,26 @@ proptest! {
         let known = task.observed.filter(|status| status.state >= TaskState::Accepted);
         prop_assert_eq!(assigned.known.map(|known| known.state), known.map(|known| known.state));
         prop_assert_eq!(with_canonical_words(&assigned.spec), with_canonical_words(&spec.task));
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_workers_memory_comes_back(seed: u64, removing: bool) {
+        let mut random = Random::new(seed);
+        let spec = random.service_spec();
+        let (service, node) = (random.id(), random.id());
+        let mut task = random.task(service, skep_model::SpecVersion(3));
+        task.placed.node = Some(node);
+        let wire = skep_wire::task(&task, node, &spec, Sending { log_driver: None, registry_auth: Some("secret") });
+        let assigned = AssignedTask { known: None, ..AssignedTask::try_from(wire).unwrap() };
+        let status = TaskStatus { applied_at: Default::default(), ..random.task_status() };
+        let memory = WorkerTask { task: assigned, status, removing };
+        let bytes = encode_worker_task(&memory);
+        prop_assert!(!bytes.windows(6).any(|window| window == b"secret"));
+        let mut expected = memory;
+        expected.task.registry_auth = None;
+        prop_assert_eq!(decode_worker_task(&bytes).unwrap(), expected);
     }
 }
 
