@@ -80,7 +80,7 @@ impl Database {
         let shown = path.to_owned();
         std::thread::Builder::new()
             .name("worker-db".to_owned())
-            .spawn(move || run(&redb, &shown, receiver))
+            .spawn(move || run(redb, &shown, receiver))
             .map_err(|error| at(redb::Error::Io(error)))?;
         Ok((Self(sender), tasks))
     }
@@ -99,7 +99,7 @@ impl Database {
     pub(crate) async fn close(self) {
         let (done, closed) = oneshot::channel();
         if self.0.send(Message::Close(done)).await.is_ok() {
-            // The thread drops the sender when it is done, whatever happened.
+            // An error says that the thread has ended already.
             let _ = closed.await;
         }
     }
@@ -140,7 +140,7 @@ fn read(redb: &Redb, path: &Path) -> Result<Vec<StoredTask>, DatabaseError> {
     Ok(tasks)
 }
 
-fn run(redb: &Redb, path: &Path, mut messages: mpsc::Receiver<Message>) {
+fn run(redb: Redb, path: &Path, mut messages: mpsc::Receiver<Message>) {
     while let Some(first) = messages.blocking_recv() {
         let mut writes = Writes::new();
         let mut closing = None;
@@ -155,10 +155,14 @@ fn run(redb: &Redb, path: &Path, mut messages: mpsc::Receiver<Message>) {
             }
             next = messages.try_recv().ok();
         }
-        if let Err(error) = write(redb, &writes) {
+        if let Err(error) = write(&redb, &writes) {
             tracing::error!(path = %path.display(), %error, "the worker's database cannot be written");
         }
-        if closing.is_some() {
+        if let Some(done) = closing {
+            // Closed first: whoever asked may open it again.
+            drop(redb);
+            // Nobody may be waiting any more.
+            let _ = done.send(());
             return;
         }
     }
