@@ -90,6 +90,8 @@ impl Allocator {
         let kept: BTreeSet<_> = ingress_keys(new).collect();
         for key in ingress_keys(old).filter(|key| !kept.contains(key)) {
             self.release(key, id, |hold| hold.by_service = false);
+            // Also when tasks still hold it: it is they who are waited for now.
+            self.dirty.append(&mut self.conflicted);
         }
         if after.is_some() {
             self.dirty.insert(id);

@@ -18,9 +18,6 @@ mod event;
 mod restore;
 mod state;
 
-#[cfg(test)]
-mod tests;
-
 pub use apply::{Applied, Outcome, Rejection, apply};
 pub use change::{AtomicGroup, Change, ChangeSet, Entry, NewCluster, NewNode, NewTask, Precondition, Proposal};
 pub use event::Event;

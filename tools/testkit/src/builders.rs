@@ -1,4 +1,5 @@
-//! Objects with the few properties that a test is about. Names become ids: `a_node("one")` has the id `one000…`.
+//! Objects with the few properties that a test is about. Names become ids: `a_node("one")` has the id `onex00…`; the `x` ends
+//! the name, so that `t1` and `t10` differ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use skep_model::{
 };
 
 fn id<T: ObjectId>(name: &str) -> T {
-    let text: String =
-        name.chars().filter(char::is_ascii_alphanumeric).chain(std::iter::repeat('0')).take(25).collect();
+    let letters = name.chars().filter(char::is_ascii_alphanumeric);
+    let text: String = letters.chain(std::iter::once('x')).chain(std::iter::repeat('0')).take(25).collect();
     T::parse(&text.to_lowercase()).expect("25 letters and digits are an id")
 }
 
