@@ -170,8 +170,8 @@ impl Desk {
             self.propose_reports();
             self.propose_waiting();
             let sleep = self.wake_at.map(|at| at.since(self.raft.cluster_time()).max(Duration::from_millis(1)));
+            // In no fixed order: a steady stream of commits must not keep nodes waiting.
             tokio::select! {
-                biased;
                 () = term.ended() => return,
                 next = self.subscription.next() => self.take_in(next),
                 Some(fate) = self.in_flight.next(), if !self.in_flight.is_empty() => self.settle(fate),

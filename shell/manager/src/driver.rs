@@ -291,25 +291,4 @@ pub(crate) fn proposals(changes: ChangeSet) -> Vec<Proposal> {
 }
 
 #[cfg(test)]
-mod tests {
-    use skep_model::{ObjectId as _, TaskId};
-    use skep_store::Change;
-
-    use super::*;
-
-    #[test]
-    fn a_large_plan_is_cut_in_order() {
-        let task = |number: u16| {
-            let mut bytes = [0; 17];
-            bytes[1..3].copy_from_slice(&number.to_be_bytes());
-            TaskId::from_random(bytes)
-        };
-        let changes: ChangeSet = (0..1000).map(|number| Change::DeleteTask(task(number)).into()).collect();
-        let cut = proposals(changes.clone());
-        assert_eq!(cut.len(), 4);
-        assert!(cut.iter().all(|proposal| proposal.change_set.len() <= GROUPS_MAX));
-        let joined: ChangeSet = cut.into_iter().flat_map(|proposal| proposal.change_set).collect();
-        assert_eq!(joined, changes);
-        assert!(proposals(ChangeSet::new()).is_empty());
-    }
-}
+mod tests;

@@ -47,8 +47,12 @@ impl NodeConfig {
     }
 }
 
-/// One machine and its membership. Dropped without [`Self::shutdown`] it ends as a killed one does.
-pub struct Node {
+/// One machine and its membership. Clones share it. When the last one is dropped without [`Self::shutdown`] it ends as a killed
+/// one does.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
     config: NodeConfig,
     folder: Folder,
     mode: RwLock<Mode>,
@@ -114,16 +118,11 @@ impl Node {
             Ok(Some(membership)) => begin(&config, &folder, membership).await,
             Err(error) => failed(text_of(&error), None),
         };
-        Self { config, folder, mode: RwLock::new(mode), changing: Mutex::new(()) }
+        Self(Arc::new(Inner { config, folder, mode: RwLock::new(mode), changing: Mutex::new(()) }))
     }
 
     fn mode(&self) -> Mode {
-        self.mode.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_mode(&self, mode: Mode) {
-        let before = std::mem::replace(&mut *self.mode.write().unwrap_or_else(PoisonError::into_inner), mode);
-        drop(before);
+        self.0.mode()
     }
 
     /// How this node stands to a swarm. Cheap.
@@ -156,11 +155,52 @@ impl Node {
         }
     }
 
-    /// Founds a swarm with this node as its first manager; answers when the node is ready.
+    /// Founds a swarm with this node as its first manager; answers when the node is ready. Once begun it goes on to its end,
+    /// also when the caller goes away.
     ///
     /// # Errors
     /// When the node is in a swarm already or the options make no sense. Nothing is left behind then.
     pub async fn init(&self, options: InitOptions) -> Result<NodeId, NodeError> {
+        let inner = self.0.clone();
+        to_its_end(async move { inner.init(options).await }).await
+    }
+
+    /// Leaves the swarm: stops and deletes its containers here and forgets everything about it. When that fails the node says
+    /// so and the next try, or the next start, goes on. Once begun it goes on to its end, also when the caller goes away.
+    ///
+    /// # Errors
+    /// When the node is in no swarm, is a manager and `force` is not given, or something cannot be removed.
+    pub async fn leave(&self, force: bool) -> Result<(), NodeError> {
+        let inner = self.0.clone();
+        to_its_end(async move { inner.leave(force).await }).await
+    }
+
+    /// Ends sessions and Raft cleanly. Containers are left alone and no task is reported as stopped.
+    pub async fn shutdown(&self) {
+        let inner = self.0.clone();
+        // A panic in it is told by the runtime already.
+        let _ = tokio::spawn(async move { inner.shutdown().await }).await;
+    }
+}
+
+/// Runs work that must not stop halfway, whatever becomes of who asked for it.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, NodeError>> + Send + 'static,
+) -> Result<T, NodeError> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(NodeError::Internal(format!("the work broke off: {error}"))))
+}
+
+impl Inner {
+    fn mode(&self) -> Mode {
+        self.mode.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        let before = std::mem::replace(&mut *self.mode.write().unwrap_or_else(PoisonError::into_inner), mode);
+        drop(before);
+    }
+
+    async fn init(&self, options: InitOptions) -> Result<NodeId, NodeError> {
         let _changing = self.changing.lock().await;
         match self.mode() {
             Mode::Inactive => {}
@@ -198,12 +238,7 @@ impl Node {
         }
     }
 
-    /// Leaves the swarm: stops and deletes its containers here and forgets everything about it. When that fails the node says
-    /// so and the next try, or the next start, goes on.
-    ///
-    /// # Errors
-    /// When the node is in no swarm, is a manager and `force` is not given, or something cannot be removed.
-    pub async fn leave(&self, force: bool) -> Result<(), NodeError> {
+    async fn leave(&self, force: bool) -> Result<(), NodeError> {
         let _changing = self.changing.lock().await;
         let mode = self.mode();
         match (&mode, force) {
@@ -249,8 +284,7 @@ impl Node {
         }
     }
 
-    /// Ends sessions and Raft cleanly. Containers are left alone and no task is reported as stopped.
-    pub async fn shutdown(&self) {
+    async fn shutdown(&self) {
         let _changing = self.changing.lock().await;
         let mode = self.mode();
         self.set_mode(Mode::Stopped);

@@ -210,7 +210,11 @@ impl Running {
     }
 
     async fn act(&mut self, actions: Actions) {
+        let is_forgetting = !actions.forget.is_empty();
         self.database.write(actions.forget, actions.store).await;
+        if is_forgetting {
+            self.announce();
+        }
         if !actions.report.is_empty() {
             self.outbox.put(actions.report.into_iter().map(|report| (report.task_id, report.status)));
         }

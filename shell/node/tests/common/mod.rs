@@ -81,7 +81,7 @@ impl LogSource for Logs {
 /// A daemon's process.
 pub struct Process {
     runtime: Option<Runtime>,
-    pub node: Option<Arc<Node>>,
+    pub node: Option<Node>,
 }
 
 impl Process {
@@ -107,10 +107,10 @@ impl Process {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
-        Self { runtime: Some(runtime), node: Some(Arc::new(node)) }
+        Self { runtime: Some(runtime), node: Some(node) }
     }
 
-    pub fn node(&self) -> &Arc<Node> {
+    pub fn node(&self) -> &Node {
         self.node.as_ref().unwrap()
     }
 
