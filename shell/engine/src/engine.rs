@@ -143,11 +143,19 @@ impl Engine {
         Ok(Self { inner, _closer: Arc::new(Closer(closing)) })
     }
 
-    /// Ends the engine's own work and waits for it; containers go on. Operations in flight end or are cancelled.
+    /// Ends the engine's own work and waits for it; containers go on. Operations in flight end or are cancelled. Without
+    /// containers the network is taken down, too, so that nothing of the engine stays but its files.
     pub async fn close(self) {
         self.inner.closing.cancel();
         self.inner.tracker.close();
         self.inner.tracker.wait().await;
+        if self.inner.table.all().is_empty() {
+            let network = self.inner.network.clone();
+            let removed = tokio::task::spawn_blocking(move || network.remove_all()).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(%error, "the network without containers stays");
+            }
+        }
         self.inner._lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 

@@ -123,7 +123,7 @@ impl Demo {
 
     fn tell(&self) -> anyhow::Result<()> {
         println!("\n1. This machine becomes a swarm.");
-        self.show(&["swarm", "init"])?;
+        self.show(&["swarm", "init", "--advertise-addr", "127.0.0.1"])?;
         self.wait("the node to be ready", || self.skep(&["node", "ls"]).is_ok_and(|list| list.contains("Ready")))?;
         self.show(&["node", "ls"])?;
 
@@ -172,7 +172,7 @@ impl Demo {
 
         println!("\n7. Removing the service: nothing is left.");
         self.show(&["service", "rm", "web"])?;
-        self.wait("the containers to go", || self.running().is_empty())?;
+        self.wait("the containers to go", || self.skep(&["ps", "--all", "--quiet"]).is_ok_and(|list| list.is_empty()))?;
         self.show(&["ps", "--all"])?;
         println!(
             "\nThat was skep: one binary, no registry, no other daemon. Any docker client could have said the same words."
