@@ -85,7 +85,8 @@ impl<'a> Task<'a> {
             created_at: task.created.wall.into(),
             updated_at: task.updated.1.into(),
             labels: Map::default(),
-            spec: TaskSpec::of(&spec.task),
+            // The engine shows the runtime in services only.
+            spec: TaskSpec { runtime: Cow::Borrowed(""), ..TaskSpec::of(&spec.task) },
             service_id: Cow::Borrowed(task.service_id.as_str()),
             slot: match task.slot {
                 model::Slot::Number(number) => number,

@@ -1,4 +1,5 @@
 //! Every service spec that stock clients sent in the recordings goes through the model and comes back as the same JSON.
+#![allow(clippy::unwrap_used, reason = "tests may unwrap, in their helpers, too")]
 
 use std::path::Path;
 
