@@ -100,7 +100,10 @@ impl Config {
         let parent = Path::new(&self.cgroup_parent);
         let is_plain = parent.components().all(|part| !matches!(part, std::path::Component::ParentDir));
         if !parent.is_absolute() || parent == Path::new("/") || !is_plain {
-            bail!("cgroup-parent must be an absolute path below the root without \"..\": {:?} is not", self.cgroup_parent);
+            bail!(
+                "cgroup-parent must be an absolute path below the root without \"..\": {:?} is not",
+                self.cgroup_parent
+            );
         }
         if !["error", "warn", "info", "debug", "trace"].contains(&self.log_level.as_str()) {
             bail!("log-level must be error, warn, info, debug or trace: {:?} is not", self.log_level);
@@ -168,7 +171,8 @@ mod tests {
 
     #[test]
     fn file_and_flags_add_up_but_do_not_overlap() {
-        let config = with_file(r#"{"log-level":"debug"}"#, DaemonFlags { exec_root: Some("/x".into()), ..flags() }).unwrap();
+        let config =
+            with_file(r#"{"log-level":"debug"}"#, DaemonFlags { exec_root: Some("/x".into()), ..flags() }).unwrap();
         assert_eq!((config.log_level.as_str(), &config.hosts[..]), ("debug", &[Host::Unix("/x/skep.sock".into())][..]));
         let both = with_file(r#"{"log-level":"debug"}"#, DaemonFlags { log_level: Some("info".into()), ..flags() });
         assert!(both.unwrap_err().to_string().contains("both as a flag and in the configuration file: log-level"));

@@ -92,7 +92,8 @@ pub(crate) async fn run(api: &Api, verb: Verb) -> anyhow::Result<()> {
         Verb::Ps { services } => tasks(api, &services).await?,
         Verb::Scale { scales } => {
             for scale in scales {
-                let (name, replicas) = scale.split_once('=').with_context(|| format!("{scale:?} is not SERVICE=REPLICAS"))?;
+                let (name, replicas) =
+                    scale.split_once('=').with_context(|| format!("{scale:?} is not SERVICE=REPLICAS"))?;
                 let count: u64 =
                     replicas.parse().with_context(|| format!("{name}: invalid replicas value {replicas}"))?;
                 set_replicas(api, name, count).await?;
@@ -123,10 +124,14 @@ async fn set_replicas(api: &Api, name: &str, replicas: u64) -> anyhow::Result<()
 
 fn spec(create: &Create) -> anyhow::Result<Value> {
     let ports = create.publish.iter().map(|text| port(text)).collect::<anyhow::Result<Vec<_>>>()?;
-    let labels: BTreeMap<_, _> = create.label.iter().map(|label| label.split_once('=').unwrap_or((label, ""))).collect();
+    let labels: BTreeMap<_, _> =
+        create.label.iter().map(|label| label.split_once('=').unwrap_or((label, ""))).collect();
     let mut limits = json!({});
     if let Some(cpus) = create.limit_cpu {
-        #[expect(clippy::cast_possible_truncation, reason = "the daemon checks the range; a saturated value is refused there")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the daemon checks the range; a saturated value is refused there"
+        )]
         let nanos = (cpus * 1e9) as i64;
         limits["NanoCPUs"] = json!(nanos);
     }
@@ -204,9 +209,7 @@ async fn list(api: &Api) -> anyhow::Result<()> {
                 .as_array()
                 .into_iter()
                 .flatten()
-                .map(|port| {
-                    format!("*:{}->{}/{}", port["PublishedPort"], port["TargetPort"], text(&port["Protocol"]))
-                })
+                .map(|port| format!("*:{}->{}/{}", port["PublishedPort"], port["TargetPort"], text(&port["Protocol"])))
                 .collect();
             let mode = service["Spec"]["Mode"].as_object().and_then(|mode| mode.keys().next().cloned());
             vec![

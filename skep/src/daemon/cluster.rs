@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use skep_http_api::{
-    Cluster, ClusterError, Code, Created, InitOptions, LocalState, LogLine, LogMessage, LogMessages, LogOptions, LogSelector,
-    LogStream, Peer, RotateTokens, SwarmStatus,
+    Cluster, ClusterError, Code, Created, InitOptions, LocalState, LogLine, LogMessage, LogMessages, LogOptions,
+    LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
 };
 use skep_model::{ClusterSpec, NodeId, NodeSpec, ServiceDefinition, ServiceId, Version, WallTime};
 use skep_node::{ErrorClass, Node, NodeError, Request};
@@ -121,8 +121,7 @@ impl Cluster for NodeCluster {
     }
 
     async fn service_logs(&self, selector: LogSelector, options: LogOptions) -> Result<LogMessages, ClusterError> {
-        let selector =
-            skep_node::LogSelector { services: selector.services, nodes: Vec::new(), tasks: selector.tasks };
+        let selector = skep_node::LogSelector { services: selector.services, nodes: Vec::new(), tasks: selector.tasks };
         let until = options.until;
         let options = skep_node::LogOptions {
             stdout: options.stdout,

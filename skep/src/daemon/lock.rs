@@ -45,7 +45,9 @@ impl FolderLock {
                 let mut pid = String::new();
                 file.read_to_string(&mut pid).ok();
                 let whose = if pid.trim().is_empty() { String::new() } else { format!(" (pid {})", pid.trim()) };
-                bail!("the {name} {shown} is in use by another skep daemon{whose}: stop it, or give this one another --{name}")
+                bail!(
+                    "the {name} {shown} is in use by another skep daemon{whose}: stop it, or give this one another --{name}"
+                )
             }
             Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }

@@ -53,8 +53,15 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<ExitCode> {
 
 fn log_to_stderr(level: &str) -> anyhow::Result<()> {
     // `openraft` tells of each heartbeat; what matters is told by skep itself.
-    let filter = tracing_subscriber::EnvFilter::try_new(format!("{level},openraft=error,h2=warn,hyper=warn,tower=warn"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(format!("{level},openraft=error,h2=warn,hyper=warn,tower=warn"))?;
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .init();
     Ok(())
 }
 

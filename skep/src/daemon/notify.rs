@@ -11,9 +11,8 @@ pub(super) fn notify(state: &str) {
         [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest),
         path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)),
     };
-    let sent = address
-        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address))
-        .map(|_| ());
+    let sent =
+        address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address)).map(|_| ());
     if let Err(error) = sent {
         tracing::debug!(%error, "cannot notify systemd");
     }
