@@ -114,11 +114,16 @@ fn check_spec(spec: &ServiceSpec) -> Result<(), Refusal> {
     unsupported::check(spec)
 }
 
+/// A number of CPUs as Go prints it: below 0.0001 with an exponent of two digits.
+fn shown(NanoCpus(nano): NanoCpus) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown to a person, as Docker shows it")]
+    let cpus = nano as f64 / 1e9;
+    if cpus.abs() >= 1e-4 { cpus.to_string() } else { format!("{cpus:e}").replace("e-", "e-0") }
+}
+
 fn check_amounts(cpus: NanoCpus, memory: ByteSize) -> Result<(), Refusal> {
     if cpus.0 != 0 && cpus.0 < CPU_MIN {
-        #[expect(clippy::cast_precision_loss, reason = "shown to a person, as Docker shows it")]
-        let value = cpus.0 as f64 / 1e9;
-        return Err(Refusal::invalid(format!("invalid cpu value {value}: Must be at least 0.001")));
+        return Err(Refusal::invalid(format!("invalid cpu value {}: Must be at least 0.001", shown(cpus))));
     }
     if memory.0 != 0 && memory.0 < MEMORY_MIN {
         return Err(Refusal::invalid(format!("invalid memory value {}: Must be at least 4MiB", memory.0)));

@@ -80,7 +80,7 @@ fn docker_refusals_keep_docker_texts() {
     check_refused(
         |spec| spec.task.resources.limits = Some(Limits { cpus: NanoCpus(1), ..Limits::default() }),
         invalid,
-        "Must be at least 0.001",
+        "invalid cpu value 1e-09: Must be at least 0.001",
     );
     check_refused(
         |spec| spec.update = Some(UpdateConfig { max_failure_ratio: 2.0, ..UpdateConfig::default() }),

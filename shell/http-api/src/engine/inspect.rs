@@ -125,7 +125,8 @@ fn config(record: &Record) -> ContainerConfig {
         working_dir: record.config.cwd.clone(),
         entrypoint: given(&record.entrypoint),
         labels: record.labels.clone(),
-        stop_signal: record.stop_signal.clone(),
+        // Docker shows it when somebody chose it.
+        stop_signal: if record.stop_signal == "SIGTERM" { String::new() } else { record.stop_signal.clone() },
         stop_timeout: i64::try_from(record.stop_grace_ms.div_ceil(1000)).ok(),
         ..ContainerConfig::default()
     }
@@ -166,10 +167,11 @@ fn host_config(view: &ContainerView) -> HostConfig {
         memory_swap: limits.memory_swap.unwrap_or(0),
         memory_swappiness: limits.memory_swappiness.and_then(|value| i64::try_from(value).ok()),
         pids_limit: limits.pids,
-        ulimits: (!config.rlimits.is_empty()).then(|| {
+        ulimits: Some({
             let ulimit = config.rlimits.iter();
             ulimit.map(|limit| Ulimit { name: limit.name.clone().into(), hard: limit.hard, soft: limit.soft }).collect()
         }),
+        oom_kill_disable: Some(false),
         init: Some(config.init),
         masked_paths: owned(&MASKED),
         readonly_paths: owned(&READ_ONLY),
