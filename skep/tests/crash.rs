@@ -47,6 +47,7 @@ struct User<'a> {
     client: &'a Client,
     dice: Dice,
     beliefs: &'a mut Beliefs,
+    acknowledged: &'a mut usize,
 }
 
 fn spec(name: &str, replicas: u64, script: &str) -> Value {
@@ -85,6 +86,7 @@ impl User<'_> {
         match answer {
             Ok(answer) if (200..300).contains(&answer.status) => {
                 *belief = BTreeSet::from([wanted]);
+                *self.acknowledged += 1;
                 true
             }
             // Refused or lost: it may have happened or not.
@@ -127,6 +129,8 @@ struct Rig {
     dice: Dice,
     beliefs: Beliefs,
     steady: BTreeMap<&'static str, BTreeMap<String, i64>>,
+    /// Changes that the daemon confirmed, in all rounds: without them nothing was tested.
+    acknowledged: usize,
 }
 
 impl Rig {
@@ -143,7 +147,7 @@ impl Rig {
             daemon.wait_running(name, usize::try_from(replicas).unwrap(), SOON);
             steady.insert(STEADY.into_iter().find(|known| *known == name).unwrap(), processes(&daemon, name));
         }
-        Self { daemon, dice: Dice(seed | 1), beliefs: Beliefs::new(), steady }
+        Self { daemon, dice: Dice(seed | 1), beliefs: Beliefs::new(), steady, acknowledged: 0 }
     }
 
     /// Changes things until the daemon dies at an instant nobody chose.
@@ -152,10 +156,10 @@ impl Rig {
         let client = Client::new(self.daemon.socket());
         let delay = Duration::from_millis(self.dice.below(700));
         let stop = AtomicBool::new(false);
-        let (daemon, beliefs) = (&mut self.daemon, &mut self.beliefs);
+        let (daemon, beliefs, acknowledged) = (&mut self.daemon, &mut self.beliefs, &mut self.acknowledged);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let mut user = User { client: &client, dice: Dice(seed), beliefs };
+                let mut user = User { client: &client, dice: Dice(seed), beliefs, acknowledged };
                 let mut goes_on = true;
                 while goes_on && !stop.load(Ordering::Relaxed) {
                     goes_on = user.act();
@@ -339,5 +343,7 @@ fn kills_at_any_instant_lose_and_replace_nothing() {
         let checked = rig.check(exited.as_deref());
         checked.unwrap_or_else(|error| panic!("seed {seed}, round {round}: {error}"));
     }
+    eprintln!("{} changes were acknowledged", rig.acknowledged);
+    assert!(rig.acknowledged as u64 >= rounds, "only {} changes were acknowledged", rig.acknowledged);
     rig.end().unwrap_or_else(|error| panic!("seed {seed}, in the end: {error}"));
 }

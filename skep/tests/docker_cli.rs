@@ -732,20 +732,9 @@ fn the_client_verbs_of_skep_do_the_same() {
     let _ = skep(&["swarm", "init", "--advertise-addr", "127.0.0.1"]).ok();
     wait_until("the node to be ready", SOON, || skep(&["node", "ls"]).stdout.contains("Ready"));
     assert!(skep(&["image", "ls"]).ok().contains("busybox"));
-    let _ = skep(&[
-        "service",
-        "create",
-        "--name",
-        "web",
-        "--stop-signal",
-        "SIGKILL",
-        "--replicas",
-        "2",
-        "busybox",
-        "sleep",
-        "100000",
-    ])
-    .ok();
+    let obedient = "trap 'exit 0' TERM; sleep 100000 & wait";
+    let create = ["service", "create", "--name", "web", "--replicas", "2"];
+    let _ = skep(&[&create[..], &["busybox", "sh", "-c", obedient]].concat()).ok();
     engine.wait_running("web", 2, SOON);
     assert!(skep(&["service", "ls"]).ok().contains("2/2"));
     assert_eq!(skep(&["ps", "--quiet"]).ok().lines().count(), 2);
