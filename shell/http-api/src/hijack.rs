@@ -131,7 +131,11 @@ async fn carry(
 
 /// Refuses a terminal, which is not there yet.
 pub(crate) fn refuse_tty(tty: bool) -> Result<(), ApiError> {
-    if tty { Err(ApiError::unsupported("a terminal (tty); run it without -t,")) } else { Ok(()) }
+    if !tty {
+        return Ok(());
+    }
+    let text = "a terminal (tty) is not supported by this version of skep: run it without -t";
+    Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, text))
 }
 
 #[cfg(test)]

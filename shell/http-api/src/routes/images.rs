@@ -177,7 +177,7 @@ pub(crate) async fn create(State(api): State<Api>, query: Params, request: Reque
     match query.get("fromSrc").unwrap_or("") {
         "-" => {}
         "" => return Err(ApiError::invalid("fromImage or fromSrc must be given")),
-        _ => return Err(ApiError::unsupported("importing from a URL; import from a file or from standard input,")),
+        _ => return Err(ApiError::unsupported("importing from a URL")),
     }
     let import = ImageImport {
         repository: query.get("repo").unwrap_or("").to_owned(),
