@@ -420,7 +420,7 @@ proptest! {
         delay in 0..8u64,
     ) {
         let service = a_service("web").restart(condition, Duration::from_secs(delay));
-        let mut world = a_state().with(a_node("one")).with(a_node("two")).with(&service.clone().replicas(3));
+        let mut world = a_state().with(a_node("one")).with(a_node("two")).with(service.clone().replicas(3));
         let mut seat = seat(Replicated::default());
         world.settle(&mut seat);
         for happening in happenings {

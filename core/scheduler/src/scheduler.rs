@@ -134,8 +134,9 @@ impl Scheduler {
         let planned = self.in_flight.settle(&task.id, after.map(|task| task.placed.version)).flatten();
         let old_share = planned.or_else(|| before.and_then(|task| self.share_of(view, task)));
         let new_share = after.and_then(|task| self.share_of(view, task));
-        // While a placement is on its way its share stays counted.
-        if !(self.in_flight.contains(&task.id) && new_share.is_none()) {
+        // While a placement is on its way its share stays counted; one that has come is counted already.
+        let is_on_its_way = self.in_flight.contains(&task.id) && new_share.is_none();
+        if !is_on_its_way && !same_share(old_share.as_ref(), new_share.as_ref()) {
             old_share.iter().for_each(|share| self.nodes.vacate(share));
             new_share.iter().for_each(|share| self.nodes.occupy(share));
         }
@@ -276,6 +277,16 @@ impl Scheduler {
             }));
         }
         plan.notes.push(format!("tasks of service {} wait: {reason}", group.0));
+    }
+}
+
+fn same_share(old: Option<&Share>, new: Option<&Share>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => {
+            (old.node, old.is_wanted) == (new.node, new.is_wanted) && Arc::ptr_eq(&old.needs, &new.needs)
+        }
+        (None, None) => true,
+        _ => false,
     }
 }
 

@@ -26,7 +26,7 @@ fn refusal(world: &mut World, group: impl Into<AtomicGroup>) -> Rejection {
 }
 
 fn update(world: &World, service: &AService) -> Change {
-    let expect = world.state.service(service.id).unwrap().meta.version;
+    let expect = world.state.service(service.id).expect("the service exists").meta.version;
     Change::UpdateService { service: service.id, expect, definition: service.definition() }
 }
 
