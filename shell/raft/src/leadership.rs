@@ -54,6 +54,10 @@ impl<M: Machine> Watcher<M> {
                 _ => Leadership::Following,
             };
             self.announce(leadership);
+            // A lone voter that leads has nobody to send heartbeats to and no election to lose: without ticks an idle
+            // manager sleeps.
+            let is_alone = self.raft.voter_ids().count() == 1;
+            self.raft.runtime_config().tick(!(is_alone && matches!(leadership, Leadership::Leading { .. })));
             if leadership == Leadership::Stopped {
                 return;
             }
