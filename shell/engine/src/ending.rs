@@ -178,7 +178,7 @@ impl Inner {
         grace: Option<Duration>,
         cancel: &CancellationToken,
     ) -> Result<()> {
-        match container.reach(|state| *state != ContainerState::Starting).await {
+        match self.started(container).await? {
             ContainerState::Running { .. } => {}
             ContainerState::Created => {
                 let _operation = container.operation.lock().await;
@@ -220,16 +220,28 @@ impl Inner {
             })
             .await?;
         }
-        match tokio::time::timeout(KILL_PATIENCE, container.ended()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(EngineError::Unkillable(container.id().to_owned())),
+        tokio::select! {
+            biased;
+            _ = container.ended() => Ok(()),
+            // Nobody watches it any more: its end is for the next engine to learn.
+            () = self.closing.cancelled() => Err(EngineError::Closing),
+            () = tokio::time::sleep(KILL_PATIENCE) => Err(EngineError::Unkillable(container.id().to_owned())),
+        }
+    }
+
+    /// How a container goes once it is no longer starting; an engine that closes does not learn it.
+    pub(crate) async fn started(&self, container: &Container) -> Result<ContainerState> {
+        tokio::select! {
+            biased;
+            state = container.reach(|state| *state != ContainerState::Starting) => Ok(state),
+            () = self.closing.cancelled() => Err(EngineError::Closing),
         }
     }
 
     /// Ends a container and removes everything of it.
     pub(crate) async fn remove(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let _operation = container.operation.lock().await;
-        match container.reach(|state| *state != ContainerState::Starting).await {
+        match self.started(container).await? {
             ContainerState::Removed => return Ok(()),
             ContainerState::Running { .. } => {
                 self.withdraw(container).await;

@@ -107,7 +107,7 @@ impl Inner {
     /// Starts a prepared container; one that runs, or ran, is left as it is.
     pub(crate) async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let _operation = container.operation.lock().await;
-        match container.reach(|state| *state != ContainerState::Starting).await {
+        match self.started(container).await? {
             ContainerState::Created => {}
             ContainerState::Removed => return Err(EngineError::NoSuchContainer(container.record.name.clone())),
             _ => return Ok(()),

@@ -59,6 +59,9 @@ impl State {
     pub(crate) fn open(directory: &Path) -> Result<Self> {
         let endpoints = directory.join("endpoints");
         fs::create_dir_all(&endpoints).tried(|| format!("create {endpoints:?}"))?;
+        for folder in [directory, &endpoints] {
+            sweep(folder)?;
+        }
         Ok(Self { directory: directory.to_owned() })
     }
 
@@ -182,6 +185,17 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
     let stored: Versioned<T> = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
     Ok(Some(stored.content))
+}
+
+/// Removes what a killed daemon was writing.
+fn sweep(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).tried(|| format!("read {folder:?}"))? {
+        let path = entry.tried(|| format!("read {folder:?}"))?.path();
+        if path.extension().is_some_and(|extension| extension == "new") {
+            fs::remove_file(&path).tried(|| format!("remove {path:?}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn write(path: &Path, content: impl Serialize, durable: bool) -> Result<()> {

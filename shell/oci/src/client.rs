@@ -14,13 +14,15 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Status};
 use crate::config::ExecConfig;
 use crate::protocol::{Answer, FRAME_MAX, Hello, Op, PROTOCOL_VERSION, Reply, Request, State, frame};
 use crate::record::{ExitRecord, Pids, SOCKET_FILE};
 
 /// How long a shim may take to start its container. Generous: a loaded disk is no reason to give up.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often is looked whether the shim still lives meanwhile.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
 /// Longest report of a shim, in bytes.
 const REPORT_MAX: u64 = 64 * 1024;
 /// How long a shim may take to answer what it answers at once.
@@ -137,7 +139,21 @@ impl ShimLaunch {
         let stdout = child.stdout.take().expect("stdout is piped");
         let mut report = Vec::new();
         let mut stdout = stdout.take(REPORT_MAX);
-        let read = tokio::time::timeout(START_TIMEOUT, stdout.read_to_end(&mut report)).await;
+        let read = {
+            let reading = tokio::time::timeout(START_TIMEOUT, stdout.read_to_end(&mut report));
+            tokio::pin!(reading);
+            loop {
+                tokio::select! {
+                    read = &mut reading => break read,
+                    () = tokio::time::sleep(LOOK_PERIOD) => {
+                        // A half-made container may hold the report's pipe open when its shim is no more.
+                        if let Ok(Status::Gone(Some(_))) = bundle.status() {
+                            return Err(StartError::Silent { what: "was killed before the container ran" });
+                        }
+                    }
+                }
+            }
+        };
         // Has ended long ago unless something is very wrong; tokio reaps it also when this is dropped.
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, child.wait()).await;
         match read {

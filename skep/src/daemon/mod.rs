@@ -120,9 +120,12 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     notify::notify("STOPPING=1");
     stop.cancel();
     node.shutdown().await;
+    tracing::debug!("the node has stopped");
     servers.wait().await;
+    tracing::debug!("the API has stopped");
     drop(api);
     engine.close().await;
+    tracing::debug!("the engine is closed");
     for path in socket_files {
         // The next daemon replaces a socket that stays.
         let _ = std::fs::remove_file(path);
