@@ -6,14 +6,16 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use skep_conformance::{ArchiveKind, Client, Daemon, Setup, busybox_archive, leftovers, missing, wait_for, wait_until};
+use skep_conformance::{
+    ArchiveKind, Client, Daemon, Setup, busybox_archive, leftovers, missing, shims_of, wait_for, wait_until,
+};
 
 const SKEP: &str = env!("CARGO_BIN_EXE_skep");
 const SOON: Duration = Duration::from_secs(30);
@@ -48,6 +50,9 @@ struct User<'a> {
     dice: Dice,
     beliefs: &'a mut Beliefs,
     acknowledged: &'a mut usize,
+    /// Where the daemon lives, and the shims there that are not to be killed.
+    dir: PathBuf,
+    spared: Vec<i32>,
 }
 
 fn spec(name: &str, replicas: u64, script: &str) -> Value {
@@ -72,6 +77,9 @@ impl User<'_> {
             (Some(replicas), self.client.post("/v1.41/services/create", &body))
         } else if self.dice.is(30) {
             (None, self.client.http("DELETE", &format!("/v1.41/services/{name}"), None))
+        } else if self.dice.is(10) {
+            strike_a_shim(&self.dir, &self.spared, &mut self.dice);
+            return true;
         } else if self.dice.is(30) {
             return self.kill_a_container(&name);
         } else {
@@ -120,6 +128,15 @@ fn strike(pid: i64, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).ok();
 }
 
+/// Kills a shim, but none of those that are spared.
+fn strike_a_shim(dir: &Path, spared: &[i32], dice: &mut Dice) {
+    let others: Vec<_> = shims_of(dir).into_iter().filter(|pid| !spared.contains(pid)).collect();
+    if !others.is_empty() {
+        let index = usize::try_from(dice.below(others.len() as u64)).unwrap();
+        strike(i64::from(others[index]), Signal::SIGKILL);
+    }
+}
+
 fn is_gone(pid: i64) -> bool {
     !Path::new(&format!("/proc/{pid}")).exists()
 }
@@ -150,23 +167,29 @@ impl Rig {
         Self { daemon, dice: Dice(seed | 1), beliefs: Beliefs::new(), steady, acknowledged: 0 }
     }
 
-    /// Changes things until the daemon dies at an instant nobody chose.
+    /// Changes things until the daemon dies, mostly by SIGKILL, at an instant nobody chose.
     fn load_and_kill(&mut self) {
         let seed = self.dice.below(u64::from(u32::MAX)) | 1;
         let client = Client::new(self.daemon.socket());
         let delay = Duration::from_millis(self.dice.below(700));
+        let is_orderly = self.dice.is(20);
+        let (dir, spared) = (self.daemon.setup().dir().to_owned(), self.steady_shims());
         let stop = AtomicBool::new(false);
         let (daemon, beliefs, acknowledged) = (&mut self.daemon, &mut self.beliefs, &mut self.acknowledged);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let mut user = User { client: &client, dice: Dice(seed), beliefs, acknowledged };
+                let mut user = User { client: &client, dice: Dice(seed), beliefs, acknowledged, dir, spared };
                 let mut goes_on = true;
                 while goes_on && !stop.load(Ordering::Relaxed) {
                     goes_on = user.act();
                 }
             });
             std::thread::sleep(delay);
-            daemon.kill9();
+            if is_orderly {
+                daemon.terminate();
+            } else {
+                daemon.kill9();
+            }
             stop.store(true, Ordering::Relaxed);
         });
     }
@@ -187,14 +210,7 @@ impl Rig {
             }
         }
         if self.dice.is(30) {
-            // Any shim but those of the steady services.
-            let spared: Vec<_> =
-                self.steady.values().flatten().filter_map(|(id, _)| shim_of(&self.daemon, id)).collect();
-            let others: Vec<_> = self.daemon.shims().into_iter().filter(|pid| !spared.contains(pid)).collect();
-            if !others.is_empty() {
-                let index = usize::try_from(self.dice.below(others.len() as u64)).unwrap();
-                strike(i64::from(others[index]), Signal::SIGKILL);
-            }
+            strike_a_shim(self.daemon.setup().dir(), &self.steady_shims(), &mut self.dice);
         }
         self.steady.get_mut("steady").unwrap().retain(|id, _| !lost.contains(id));
         if !self.dice.is(40) {
@@ -204,6 +220,10 @@ impl Rig {
         strike(pid, Signal::SIGUSR1);
         wait_until("the exiter to end", SOON, || is_gone(pid));
         Some(id)
+    }
+
+    fn steady_shims(&self) -> Vec<i32> {
+        self.steady.values().flatten().filter_map(|(id, _)| shim_of(&self.daemon, id)).collect()
     }
 
     fn start(&mut self) {

@@ -314,7 +314,8 @@ impl Drop for Daemon {
 }
 
 /// Shims whose bundle lies in `dir`.
-pub(crate) fn shims_of(dir: &Path) -> Vec<i32> {
+#[must_use]
+pub fn shims_of(dir: &Path) -> Vec<i32> {
     with_verbs(dir, &["shim"])
 }
 

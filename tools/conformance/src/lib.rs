@@ -28,7 +28,7 @@ pub use archive::{ArchiveKind, busybox_archive};
 pub use cgroup::{cgroup_dirs, processes_below};
 pub use client::Client;
 pub use command::{Output, run};
-pub use daemon::{Daemon, Setup};
+pub use daemon::{Daemon, Setup, shims_of};
 pub use engine::Engine;
 pub use http::Answer;
 pub use leak::leftovers;
