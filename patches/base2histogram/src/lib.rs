@@ -113,7 +113,6 @@ impl<T> AsciiChart<T> {
 
     /// One more.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "the interface that is stood in for has this name")]
     pub fn add(mut self, name: &str, histogram: Histogram<T>) -> Self {
         self.series.push((name.to_owned(), histogram.percentile_stats()));
         self
