@@ -36,7 +36,7 @@ fn one_seed_gives_one_run() {
     assert_eq!(run(Config { seed: 5, steps: 40 }), run(Config { seed: 5, steps: 40 }));
 }
 
-/// Seeds that once failed: a node stayed unknown (217); a task's revision was gone (894).
+/// Seeds that once failed: a node stayed unknown (217); a scheduler's reason text was stale (894).
 #[test]
 fn seeds_that_failed_hold() {
     for seed in [217, 894] {

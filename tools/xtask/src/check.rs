@@ -23,7 +23,6 @@ pub(crate) fn test() -> anyhow::Result<()> {
     install(&Need::ALL)?;
     check()?;
     build_hello()?;
-    run("cargo", &["build", "--quiet", "--package", "skep"])?;
     run("cargo", &["nextest", "run", "--workspace"])?;
     if !has("docker") {
         println!("left out: the cases that drive the docker client, because there is none on this machine");
