@@ -75,6 +75,7 @@ pub struct Manager {
     opener: Opener,
     parts: Vec<JoinHandle<()>>,
     server: Mutex<Option<Server>>,
+    socket: PathBuf,
 }
 
 struct Server {
@@ -126,7 +127,15 @@ impl Manager {
         let addr = host_of(&config.address).to_owned();
         let caller = Caller { node: config.node_id, addr };
         let server = Server::start(listener, caller, &raft, calls, broker.clone());
-        Ok(Self { raft, broker, envs: Mutex::new(Envs::new()), opener, parts, server: Mutex::new(Some(server)) })
+        Ok(Self {
+            raft,
+            broker,
+            envs: Mutex::new(Envs::new()),
+            opener,
+            parts,
+            server: Mutex::new(Some(server)),
+            socket: config.socket,
+        })
     }
 
     /// The newest applied state; never waits.
@@ -197,6 +206,8 @@ impl Manager {
         let server = self.server.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(server) = server {
             server.stop().await;
+            // The next manager replaces a socket that stays.
+            let _ = std::fs::remove_file(&self.socket);
         }
     }
 }

@@ -1,3 +1,5 @@
+//! Scenarios of one agent: assignments come, operations end, statuses go.
+
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! What a task becomes as a container, field by field.
+
 use super::*;
 
 #[test]
