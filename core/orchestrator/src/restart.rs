@@ -14,6 +14,10 @@ use skep_store::{NewTask, State};
 /// `defaultOldTaskTimeout`).
 pub(crate) const OLD_TASK_WAIT: Duration = Duration::from_secs(60);
 
+/// Least delay after a task that its node could not even prepare, whatever the policy says: trying again at once would only
+/// keep every part of the cluster busy.
+pub(crate) const REJECTED_DELAY_MIN: Duration = Duration::from_millis(500);
+
 /// True when the task's node is down, drained or gone, so that it must be replaced.
 pub(crate) fn has_lost_node(view: &State, task: &Task) -> bool {
     task.placed.node.is_some_and(|node| view.node(node).is_none_or(|node| node.loses_tasks()))
@@ -86,10 +90,11 @@ fn history_of_next(old: &Task, service: &Service, now: ClusterTime) -> RestartHi
 pub(crate) fn replacement(view: &State, old: &Task, service: &Service, env: &mut Env) -> NewTask {
     let node = old.placed.node.and_then(|node| view.node(node));
     let is_drained = node.is_some_and(|node| node.spec.availability == Availability::Drain);
-    let delay = if is_drained {
-        Duration::ZERO
-    } else {
-        service.spec.task.restart_policy().delay.unwrap_or(RESTART_DELAY_DEFAULT)
+    let wanted = service.spec.task.restart_policy().delay.unwrap_or(RESTART_DELAY_DEFAULT);
+    let delay = match old.state() {
+        _ if is_drained => Duration::ZERO,
+        TaskState::Rejected => wanted.max(REJECTED_DELAY_MIN),
+        _ => wanted,
     };
     let start_after = (old.placed.node.is_some() && !is_gone(view, old)).then_some(old.id);
     let is_held = !delay.is_zero() || start_after.is_some();

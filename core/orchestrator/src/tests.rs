@@ -13,7 +13,7 @@ use skep_testkit::{
     AService, Seat, World, a_node, a_service, a_state, a_task, check_state, node_id, seat, service_id, task_id,
 };
 
-use crate::Replicated;
+use crate::{Replicated, restart};
 
 const NEVER: Duration = Duration::ZERO;
 
@@ -108,6 +108,18 @@ fn an_ended_task_is_replaced_at_once_without_delay() {
     world.settle(&mut seat);
     check(&world, &["1:Shutdown", "1:Running"]);
     assert_eq!(live(&world).history.count, 1);
+}
+
+#[test]
+fn a_rejected_task_is_not_replaced_in_a_tight_loop() {
+    let mut world = one_running(a_service("web"));
+    let mut seat = settled(&mut world);
+    world.report(task_id("a"), TaskState::Rejected);
+    world.settle(&mut seat);
+    check(&world, &["1:Shutdown", "1:Ready"]);
+    world.pass(restart::REJECTED_DELAY_MIN);
+    world.settle(&mut seat);
+    check(&world, &["1:Shutdown", "1:Running"]);
 }
 
 #[test]
