@@ -13,22 +13,22 @@ fn check(seeds: std::ops::Range<u64>, steps: u32) {
 
 #[test]
 fn short_runs_hold() {
-    check(0..400, 15);
+    check(0..1_000, 15);
 }
 
 #[test]
 fn middle_runs_hold() {
-    check(1_000..1_500, 40);
+    check(1_000..2_000, 40);
 }
 
 #[test]
 fn more_middle_runs_hold() {
-    check(1_500..2_000, 40);
+    check(2_000..3_000, 40);
 }
 
 #[test]
 fn long_runs_hold() {
-    check(2_000..2_060, 250);
+    check(3_000..3_060, 250);
 }
 
 #[test]

@@ -157,7 +157,9 @@ impl Demo {
         self.kill(&victim)?;
         self.wait("a replacement", || {
             let now = self.running();
-            now.len() == 3 && !now.contains(&victim)
+            now.len() == 3
+                && !now.contains(&victim)
+                && self.skep(&["service", "ls"]).is_ok_and(|list| list.contains("3/3"))
         })?;
         println!("  Container {victim} was killed; its replacement ran {} ms later.", begin.elapsed().as_millis());
         self.show(&["service", "ps", "web"])?;
