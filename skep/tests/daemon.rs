@@ -115,6 +115,10 @@ fn a_killed_daemon_is_followed_at_once() {
     assert!(daemon.setup().socket().exists(), "the stale socket is part of the case");
     daemon.start();
     assert_eq!(daemon.http("GET", "/_ping", None).unwrap().text(), "OK");
+    for _ in 0..5 {
+        daemon.kill9_and_start();
+    }
+    assert_eq!(daemon.http("GET", "/_ping", None).unwrap().text(), "OK");
 }
 
 #[test]

@@ -266,6 +266,17 @@ impl Daemon {
         child.wait().expect("the daemon is our child");
     }
 
+    /// SIGKILL, and a new start in the same breath: the old process may not be gone yet.
+    ///
+    /// # Panics
+    /// When it does not run, or the new one does not come up.
+    pub fn kill9_and_start(&mut self) {
+        let mut old = self.child.take().expect("the daemon runs");
+        old.kill().expect("the daemon is our child");
+        self.start();
+        old.wait().expect("the daemon was our child");
+    }
+
     /// SIGTERM, and a new start.
     pub fn restart(&mut self) {
         self.terminate();
