@@ -124,6 +124,14 @@ fn processes(client: &Client, service: &str) -> BTreeMap<String, i64> {
     tasks.iter().map(status).filter_map(pair).collect()
 }
 
+/// What the swarm says of the task of a container.
+fn why_ended(client: &Client, container: &str) -> String {
+    let Ok(answer) = client.http("GET", "/v1.41/tasks", None) else { return "the daemon does not answer".to_owned() };
+    let Value::Array(tasks) = answer.json() else { return answer.text() };
+    let of_container = |task: &&Value| task["Status"]["ContainerStatus"]["ContainerID"] == container;
+    tasks.iter().find(of_container).map_or("its task is forgotten".to_owned(), |task| task["Status"].to_string())
+}
+
 fn strike(pid: i64, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).ok();
 }
@@ -284,7 +292,10 @@ impl Rig {
             let now = processes(&self.daemon, name);
             for (id, pid) in before.iter() {
                 if now.get(id) != Some(pid) {
-                    return Err(format!("container {id} of {name} had pid {pid} and was replaced: now {now:?}"));
+                    let why = why_ended(&self.daemon, id);
+                    return Err(format!(
+                        "container {id} of {name} had pid {pid} and was replaced ({why}): now {now:?}"
+                    ));
                 }
                 if is_gone(*pid) {
                     return Err(format!("container {id} of {name} is said to run and its process {pid} is gone"));

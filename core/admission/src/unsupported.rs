@@ -37,31 +37,19 @@ fn in_container(container: &ContainerSpec) -> Option<String> {
     let health = container.healthcheck.as_ref().is_some_and(|health| {
         !matches!(health.test.first().map(String::as_str), None | Some("NONE")) || health.interval.is_some()
     });
-    let dns = &container.dns;
     let privileges = container.privileges.as_ref().is_some_and(|privileges| *privileges != Privileges::default());
     let rows = [
         (container.tty, "TTY (--tty)".into()),
         (container.open_stdin, "OpenStdin".into()),
-        (container.read_only, "ReadOnly (--read-only)".into()),
         (!container.mounts.is_empty(), "Mounts (--mount)".into()),
         (!container.secrets.is_empty(), "Secrets (--secret)".into()),
         (!container.configs.is_empty(), "Configs (--config)".into()),
         (health, "Healthcheck (--health-*)".into()),
-        (!container.hosts.is_empty(), "Hosts (--host)".into()),
-        (
-            !(dns.nameservers.is_empty() && dns.search.is_empty() && dns.options.is_empty()),
-            "DNSConfig (--dns, --dns-search, --dns-option)".into(),
-        ),
         (container.init == Some(true), "Init (--init)".into()),
         (
             !matches!(container.isolation.as_str(), "" | "default"),
             format!("Isolation {:?} (--isolation)", container.isolation),
         ),
-        (!container.sysctls.is_empty(), "Sysctls (--sysctl)".into()),
-        (!container.capability_add.is_empty(), "CapabilityAdd (--cap-add)".into()),
-        (!container.capability_drop.is_empty(), "CapabilityDrop (--cap-drop)".into()),
-        (!container.ulimits.is_empty(), "Ulimits (--ulimit)".into()),
-        (container.oom_score_adj != 0, "OomScoreAdj (--oom-score-adj)".into()),
         (privileges, "Privileges (--credential-spec, security options)".into()),
     ];
     first(rows)
