@@ -234,6 +234,10 @@ pub fn task(number: u8) -> Assignment {
         ports: Vec::new(),
         desired: DesiredState::Running,
         known: None,
+        secrets: Default::default(),
+        configs: Default::default(),
+        registry_auth: None,
+        networks: Vec::new(),
     }
 }
 

@@ -21,7 +21,7 @@ mod template;
 mod transition;
 
 pub use agent::{Actions, Agent, AgentConfig, Input, Moment, StoredTask, TaskReport};
-pub use assignment::{Assignment, Change};
+pub use assignment::{Assignment, AttachedNetwork, Change, Credential, Payload};
 pub use executor::{Done, Executor, Failure, Finished, Operation, Work};
 pub use naming::{container_labels, container_name};
 pub use template::{TemplateContext, TemplateError, expand_container};

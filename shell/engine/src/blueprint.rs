@@ -6,12 +6,13 @@ mod log;
 mod mounts;
 mod signal;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use skep_agent::{Assignment, TemplateContext, container_labels, container_name, expand_container};
 use skep_image::Image;
-use skep_model::{ContainerSpec, NanoCpus, Platform, ResourceRequirements, SeccompMode};
+use skep_model::{ContainerSpec, Driver, NanoCpus, Platform, ResourceRequirements, SeccompMode};
 use skep_oci::{ContainerConfig, Resources, Rlimit, RootFs, Seccomp};
 
 use crate::error::{EngineError, Result};
@@ -32,11 +33,48 @@ pub(crate) struct Site<'a> {
     pub(crate) log_path: PathBuf,
 }
 
-/// The record of a container for this task. Its root file system is an empty path: the snapshot comes later.
-pub(crate) fn draw(assignment: &Assignment, image: &Image, site: &Site<'_>) -> Result<Record> {
-    let context = TemplateContext::new(assignment, site.hostname, site.platform);
-    let spec = expand_container(&assignment.spec.container, &context)
-        .map_err(|error| EngineError::Invalid(error.to_string()))?;
+/// What is asked of one container, by a task or by hand.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// Its name.
+    pub(crate) name: String,
+    /// The task it belongs to; `None` for one made by hand.
+    pub(crate) task: Option<TaskRecord>,
+    /// Its own labels; the image's are added.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Templates in it are filled in.
+    pub(crate) spec: ContainerSpec,
+    pub(crate) resources: ResourceRequirements,
+    /// `None` is the engine's default.
+    pub(crate) log_driver: Option<Driver>,
+    pub(crate) ports: Vec<PortRecord>,
+}
+
+impl Wanted {
+    /// What a task asks for.
+    pub(crate) fn by_task(assignment: &Assignment, site: &Site<'_>) -> Result<Self> {
+        let context = TemplateContext::new(assignment, site.hostname, site.platform);
+        let spec = expand_container(&assignment.spec.container, &context)
+            .map_err(|error| EngineError::Invalid(error.to_string()))?;
+        Ok(Self {
+            name: container_name(assignment),
+            task: Some(TaskRecord {
+                task_id: assignment.task_id.to_string(),
+                service_id: assignment.service_id.map(|id| id.to_string()).unwrap_or_default(),
+                service_name: assignment.service_name.clone(),
+            }),
+            labels: container_labels(assignment),
+            spec,
+            resources: assignment.spec.resources.clone(),
+            log_driver: assignment.spec.log_driver.clone(),
+            ports: assignment.ports.iter().map(PortRecord::from_model).collect(),
+        })
+    }
+}
+
+/// The record of such a container. Its root file system is an empty path: the snapshot comes later.
+pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Record> {
+    let Wanted { name, task, labels: own_labels, spec, resources: limits, log_driver, ports } = wanted;
     refuse_unsupported(&spec)?;
     if !image.runs_here {
         let platform = image.platform();
@@ -51,7 +89,7 @@ pub(crate) fn draw(assignment: &Assignment, image: &Image, site: &Site<'_>) -> R
     let stop_signal = [&spec.stop_signal, &defaults.stop_signal].into_iter().find(|name| !name.is_empty());
     let stop_signal = stop_signal.map_or("SIGTERM", String::as_str);
     parse_signal(stop_signal)?;
-    let (log_driver, log_options, log) = log::driver(assignment.spec.log_driver.as_ref(), site.log_path.clone())?;
+    let (log_driver, log_options, log) = log::driver(log_driver.as_ref(), site.log_path.clone())?;
     let (mounts, shown_mounts) = mounts::mounts(&spec.mounts)?;
 
     let mut config = ContainerConfig::new(site.id, RootFs::Dir(PathBuf::new()), args);
@@ -66,7 +104,7 @@ pub(crate) fn draw(assignment: &Assignment, image: &Image, site: &Site<'_>) -> R
     config.cap_drop = spec.capability_drop.clone();
     config.sysctls = spec.sysctls.clone();
     config.mounts = mounts;
-    config.resources = resources(&assignment.spec.resources)?;
+    config.resources = resources(&limits)?;
     config.rlimits = spec
         .ulimits
         .iter()
@@ -89,17 +127,13 @@ pub(crate) fn draw(assignment: &Assignment, image: &Image, site: &Site<'_>) -> R
     config.check().map_err(|error| EngineError::Invalid(error.to_string()))?;
 
     let mut labels = defaults.labels.clone().unwrap_or_default();
-    labels.extend(container_labels(assignment));
+    labels.extend(own_labels);
     Ok(Record {
         version: RECORD_VERSION,
         id: site.id.to_owned(),
-        name: container_name(assignment),
+        name,
         created_at: site.now.clone(),
-        task: Some(TaskRecord {
-            task_id: assignment.task_id.to_string(),
-            service_id: assignment.service_id.map(|id| id.to_string()).unwrap_or_default(),
-            service_name: assignment.service_name.clone(),
-        }),
+        task,
         image: spec.image.clone(),
         image_id: image.id.to_string(),
         labels,
@@ -108,7 +142,7 @@ pub(crate) fn draw(assignment: &Assignment, image: &Image, site: &Site<'_>) -> R
         exposed_ports: defaults.exposed_ports.keys().cloned().collect(),
         stop_signal: stop_signal.to_owned(),
         stop_grace_ms: u64::try_from(grace(&spec, defaults.stop_timeout).as_millis()).unwrap_or(u64::MAX),
-        ports: assignment.ports.iter().map(PortRecord::from_model).collect(),
+        ports,
         hosts: spec.hosts.clone(),
         dns: [spec.dns.nameservers.clone(), spec.dns.search.clone(), spec.dns.options.clone()],
         mounts: shown_mounts,

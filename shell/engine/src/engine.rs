@@ -16,6 +16,7 @@ use crate::blueprint::parse_signal;
 use crate::container::Container;
 use crate::ending::{Ended, WaitCondition, wait};
 use crate::error::{EngineError, Result};
+use crate::events::{Event, Events};
 use crate::exec::{ExecOptions, ExecState, ExecStreams, Execs};
 use crate::executor::Operations;
 use crate::info::EngineInfo;
@@ -88,6 +89,7 @@ pub(crate) struct Inner {
     pub(crate) platform: Platform,
     pub(crate) operations: Operations,
     pub(crate) execs: Execs,
+    pub(crate) events: Events,
     pub(crate) runtime: tokio::runtime::Handle,
     /// Cancelled when the engine closes: what only waits ends then.
     pub(crate) closing: CancellationToken,
@@ -133,6 +135,7 @@ impl Engine {
             platform: Platform { architecture: info::machine(), os: platform.os },
             operations: Operations::default(),
             execs: Execs::default(),
+            events: Events::default(),
             runtime: tokio::runtime::Handle::current(),
             closing: closing.clone(),
             tracker: TaskTracker::new(),
@@ -329,6 +332,12 @@ impl Engine {
     /// `No such image: …`.
     pub fn image(&self, name: &str) -> Result<Image> {
         Ok(self.inner.images.require(name)?)
+    }
+
+    /// What happened on this machine: the last events, oldest first, and those to come.
+    #[must_use]
+    pub fn events(&self) -> (Vec<Arc<Event>>, tokio::sync::broadcast::Receiver<Arc<Event>>) {
+        self.inner.events.listen()
     }
 
     /// What this machine is and has.

@@ -20,11 +20,12 @@ use skep_model::TaskId;
 use skep_oci::{Bundle, ExitRecord, Mount, NetworkNamespace, RootFs, ShimLaunch, StartError, Status};
 use tokio_util::sync::CancellationToken;
 
-use crate::blueprint::{Site, check_sources, draw};
+use crate::blueprint::{Site, Wanted, check_sources, draw};
 use crate::container::Container;
 use crate::engine::Inner;
 use crate::error::{At, EngineError, Result};
 use crate::etc_files;
+use crate::events::EventKind;
 use crate::layout::{Durability, write_json};
 use crate::record::{PortRecord, Record, now};
 use crate::view::ContainerState;
@@ -55,7 +56,7 @@ impl Inner {
             cgroup_parent: &self.config.cgroup_parent,
             log_path: directory.log(),
         };
-        let mut record = draw(assignment, &image, &site)?;
+        let mut record = draw(Wanted::by_task(assignment, &site)?, &image, &site)?;
         if image.config.config.healthcheck.is_some() {
             tracing::warn!(task.id = %assignment.task_id, image = record.image, "health check of the image is not run yet");
         }
@@ -76,7 +77,11 @@ impl Inner {
             let container = Arc::new(Container::new(record, directory.clone(), ContainerState::Created));
             self.table.insert(container.clone())?;
             match write_json(&directory.record(), &*container.record, Durability::Whole) {
-                Ok(()) => Ok(container),
+                Ok(()) => {
+                    let (image, name) = (container.record.image.clone(), container.record.name.clone());
+                    self.events.publish(EventKind::Container, "create", &id, [("image", image), ("name", name)]);
+                    Ok(container)
+                }
                 Err(error) => {
                     self.table.remove(&container);
                     Err(error)

@@ -274,6 +274,10 @@ fn assignment(assigned: &Assigned) -> Assignment {
         ports: task.attachment.ports.clone(),
         desired: task.intent.desired,
         known: task.observed.clone(),
+        secrets: Default::default(),
+        configs: Default::default(),
+        registry_auth: None,
+        networks: Vec::new(),
     }
 }
 

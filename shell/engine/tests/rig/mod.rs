@@ -296,6 +296,10 @@ pub(crate) fn assignment(number: u64, script: &str) -> Assignment {
         ports: Vec::new(),
         desired: DesiredState::Running,
         known: None,
+        secrets: Default::default(),
+        configs: Default::default(),
+        registry_auth: None,
+        networks: Vec::new(),
     }
 }
 

@@ -210,6 +210,10 @@ pub(crate) fn assignment(task: AssignedTask) -> Assignment {
         ports: task.ports,
         desired: task.desired,
         known: task.known,
+        secrets: Default::default(),
+        configs: Default::default(),
+        registry_auth: None,
+        networks: Vec::new(),
     }
 }
 
