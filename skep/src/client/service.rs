@@ -22,6 +22,13 @@ pub(crate) enum Verb {
         #[arg(required = true)]
         services: Vec<String>,
     },
+    /// Change a service; its tasks are replaced step by step
+    Update(Box<Update>),
+    /// Return a service to what it was before its last update
+    Rollback {
+        /// Name or id
+        service: String,
+    },
     /// Change how many tasks services have
     Scale {
         /// SERVICE=REPLICAS
@@ -79,6 +86,43 @@ pub(crate) struct Create {
     args: Vec<String>,
 }
 
+/// Flags of `service update`, named as Docker names them. What is not given stays as it is.
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    /// Image
+    #[arg(long)]
+    image: Option<String>,
+    /// Number of tasks
+    #[arg(long)]
+    replicas: Option<u64>,
+    /// Environment variable to add or change, NAME=VALUE
+    #[arg(long)]
+    env_add: Vec<String>,
+    /// Name of an environment variable to take away
+    #[arg(long)]
+    env_rm: Vec<String>,
+    /// Tasks replaced at a time; 0 is all
+    #[arg(long)]
+    update_parallelism: Option<u64>,
+    /// Pause between them, as 500ms or 5s
+    #[arg(long)]
+    update_delay: Option<String>,
+    /// How long a new task is watched, as 500ms or 5s
+    #[arg(long)]
+    update_monitor: Option<String>,
+    /// stop-first or start-first
+    #[arg(long)]
+    update_order: Option<String>,
+    /// What a failure does: pause, continue or rollback
+    #[arg(long)]
+    update_failure_action: Option<String>,
+    /// Replace the tasks also when nothing of them changed
+    #[arg(long)]
+    force: bool,
+    /// Name or id
+    service: String,
+}
+
 pub(crate) async fn run(api: &Api, verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Create(create) => {
@@ -90,6 +134,19 @@ pub(crate) async fn run(api: &Api, verb: Verb) -> anyhow::Result<()> {
         }
         Verb::Ls => list(api).await?,
         Verb::Ps { services } => tasks(api, &services).await?,
+        Verb::Update(update) => {
+            let (path, service) = found(api, &update.service).await?;
+            let answer = api.post(&path, &changed(service["Spec"].clone(), &update)?).await?;
+            for warning in answer["Warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                eprintln!("warning: {warning}");
+            }
+            say(&update.service);
+        }
+        Verb::Rollback { service } => {
+            let (path, found) = found(api, &service).await?;
+            api.post(&format!("{path}&rollback=previous"), &found["Spec"]).await?;
+            say(&service);
+        }
         Verb::Scale { scales } => {
             for scale in scales {
                 let (name, replicas) =
@@ -110,15 +167,73 @@ pub(crate) async fn run(api: &Api, verb: Verb) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn set_replicas(api: &Api, name: &str, replicas: u64) -> anyhow::Result<()> {
+/// A service, and where its next version is sent.
+async fn found(api: &Api, name: &str) -> anyhow::Result<(String, Value)> {
     let service = api.get(&format!("/services/{}", escaped(name))).await?;
-    let mut spec = service["Spec"].clone();
+    let id = service["ID"].as_str().unwrap_or_default();
+    Ok((format!("/services/{id}/update?version={}", service["Version"]["Index"]), service))
+}
+
+/// The spec with what the user wants changed.
+fn changed(mut spec: Value, update: &Update) -> anyhow::Result<Value> {
+    if let Some(replicas) = update.replicas {
+        set_scale(&mut spec, &update.service, replicas)?;
+    }
+    let task = &mut spec["TaskTemplate"];
+    if let Some(image) = &update.image {
+        task["ContainerSpec"]["Image"] = json!(image);
+    }
+    if !update.env_add.is_empty() || !update.env_rm.is_empty() {
+        let name = |variable: &str| variable.split_once('=').map_or(variable, |(name, _)| name).to_owned();
+        let gone: Vec<_> = update.env_add.iter().chain(&update.env_rm).map(|variable| name(variable)).collect();
+        let old = task["ContainerSpec"]["Env"].as_array().cloned().unwrap_or_default();
+        let kept = old.iter().filter_map(Value::as_str).filter(|variable| !gone.contains(&name(variable)));
+        let env: Vec<_> = kept.map(str::to_owned).chain(update.env_add.iter().cloned()).collect();
+        task["ContainerSpec"]["Env"] = json!(env);
+    }
+    if update.force {
+        task["ForceUpdate"] = json!(task["ForceUpdate"].as_u64().unwrap_or_default() + 1);
+    }
+    let durations = [("Delay", &update.update_delay), ("Monitor", &update.update_monitor)];
+    let words = [("Order", &update.update_order), ("FailureAction", &update.update_failure_action)];
+    let mut config = spec["UpdateConfig"].as_object().cloned().unwrap_or_default();
+    let is_new = config.is_empty();
+    for (key, text) in durations {
+        if let Some(text) = text {
+            config.insert(key.to_owned(), json!(nanoseconds(text)?));
+        }
+    }
+    for (key, word) in words {
+        if let Some(word) = word {
+            config.insert(key.to_owned(), json!(word));
+        }
+    }
+    if let Some(parallelism) = update.update_parallelism {
+        config.insert("Parallelism".to_owned(), json!(parallelism));
+    }
+    if !config.is_empty() {
+        if is_new {
+            // Without a word about it, one at a time; in the API a missing number is 0: all at once.
+            config.entry("Parallelism").or_insert(json!(1));
+        }
+        spec["UpdateConfig"] = Value::Object(config);
+    }
+    Ok(spec)
+}
+
+fn set_scale(spec: &mut Value, name: &str, replicas: u64) -> anyhow::Result<()> {
     if spec["Mode"]["Replicated"].is_null() {
         bail!("{name}: scale can only be used with replicated or replicated-job mode");
     }
     spec["Mode"]["Replicated"]["Replicas"] = json!(replicas);
-    let id = service["ID"].as_str().unwrap_or_default();
-    api.post(&format!("/services/{id}/update?version={}", service["Version"]["Index"]), &spec).await?;
+    Ok(())
+}
+
+async fn set_replicas(api: &Api, name: &str, replicas: u64) -> anyhow::Result<()> {
+    let (path, service) = found(api, name).await?;
+    let mut spec = service["Spec"].clone();
+    set_scale(&mut spec, name, replicas)?;
+    api.post(&path, &spec).await?;
     Ok(())
 }
 
@@ -263,6 +378,35 @@ async fn tasks(api: &Api, services: &[String]) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_update_changes_what_is_named() {
+        let update = Update {
+            image: Some("b".to_owned()),
+            replicas: Some(2),
+            env_add: vec!["X=2".to_owned()],
+            env_rm: vec!["Y".to_owned()],
+            update_parallelism: None,
+            update_delay: Some("1s".to_owned()),
+            update_monitor: None,
+            update_order: Some("start-first".to_owned()),
+            update_failure_action: None,
+            force: true,
+            service: "web".to_owned(),
+        };
+        let spec = json!({
+            "Name": "web", "Mode": {"Replicated": {"Replicas": 1}},
+            "TaskTemplate": {"ContainerSpec": {"Image": "a", "Env": ["X=1", "Y=1", "Z=1"]}, "ForceUpdate": 1},
+        });
+        let wanted = json!({
+            "Name": "web", "Mode": {"Replicated": {"Replicas": 2}},
+            "TaskTemplate": {"ContainerSpec": {"Image": "b", "Env": ["Z=1", "X=2"]}, "ForceUpdate": 2},
+            "UpdateConfig": {"Parallelism": 1, "Delay": 1_000_000_000, "Order": "start-first"},
+        });
+        assert_eq!(changed(spec, &update).unwrap(), wanted);
+        let global = json!({"Mode": {"Global": {}}});
+        assert!(changed(global, &update).is_err());
+    }
 
     #[test]
     fn amounts_are_read_as_docker_reads_them() {
