@@ -34,6 +34,14 @@ pub enum SubmitError {
     /// It could not be committed.
     #[error(transparent)]
     NotCommitted(#[from] ProposeError),
+    /// There is no room on the disk; nothing was changed.
+    #[error("no space left on the disk of this manager: nothing was changed, free some and try again")]
+    DiskFull,
+    /// There is no room on the disk, and the change was on its way there already.
+    #[error(
+        "no space left on the disk of this manager: the change may be carried out when there is some, look before you try again"
+    )]
+    DiskFilled,
 }
 
 /// How an error is classed for a client: gRPC's words, as Docker's engine turns them into HTTP.
@@ -90,6 +98,7 @@ impl SubmitError {
                     ErrorClass::Unknown
                 }
             },
+            Self::DiskFull | Self::DiskFilled => ErrorClass::Unavailable,
             Self::NotCommitted(error) => match error {
                 ProposeError::Busy => ErrorClass::Unavailable,
                 ProposeError::TooLarge { .. } => ErrorClass::InvalidArgument,
@@ -130,7 +139,15 @@ pub(crate) async fn submit(
         if changes.is_empty() {
             return Ok(Answer { service, warnings, index: view.index });
         }
-        let committed = raft.propose(Proposal { change_set: changes }).await?;
+        let mut full = raft.disk_full();
+        if *full.borrow_and_update() {
+            return Err(SubmitError::DiskFull);
+        }
+        let committed = tokio::select! {
+            biased;
+            committed = raft.propose(Proposal { change_set: changes }) => committed?,
+            Ok(_) = full.wait_for(|is_full| *is_full) => return Err(SubmitError::DiskFilled),
+        };
         match committed.outcome.ok() {
             Ok(()) => return Ok(Answer { service, warnings, index: committed.index }),
             Err(Rejection::Stale { .. } | Rejection::Unmet(_)) if tries < TRIES => {}

@@ -8,12 +8,14 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::disk::{
     Damage, DiskError, Lock, LogFiles, LogRef, OpenedLog, Place, Position, Record, RecordHeader, StoredVote, read_vote,
@@ -28,6 +30,8 @@ const CACHE_ENTRIES: usize = 256;
 const CACHE_BYTES: usize = 2 << 20;
 /// Records that go out in one write at most.
 const WRITE_RECORDS: usize = 4096;
+/// Pause before a write is tried again that found no room.
+pub(crate) const FULL_PAUSE: Duration = Duration::from_millis(200);
 
 type Reply = oneshot::Sender<Result<(), io::Error>>;
 
@@ -49,6 +53,10 @@ pub(crate) struct LogStore {
 struct Shared {
     place: Place,
     state: Mutex<State>,
+    /// A write waits for room on the disk.
+    full: watch::Sender<bool>,
+    /// Nobody waits for the writer any more.
+    stopping: AtomicBool,
 }
 
 struct State {
@@ -101,7 +109,12 @@ impl LogStore {
             }
             state.remember(entry_from_record(&record, place)?, bytes);
         }
-        let shared = Arc::new(Shared { place: place.clone(), state: Mutex::new(state) });
+        let shared = Arc::new(Shared {
+            place: place.clone(),
+            state: Mutex::new(state),
+            full: watch::Sender::new(false),
+            stopping: AtomicBool::new(false),
+        });
         let (commands, queue) = mpsc::channel(COMMANDS);
         let writer = Writer { files, shared: Arc::clone(&shared), _lock: lock };
         let thread = std::thread::Builder::new()
@@ -113,6 +126,7 @@ impl LogStore {
 
     /// Ends the writer after everything sent before.
     pub(crate) async fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
         let (done, ended) = oneshot::channel();
         if self.commands.send(Command::Stop { done }).await.is_ok() {
             let _ = ended.await;
@@ -131,6 +145,11 @@ impl LogStore {
         self.shared.lock().appended_bytes
     }
 
+    /// Whether a write waits for room on the disk, and each change of that.
+    pub(crate) fn full(&self) -> watch::Receiver<bool> {
+        self.shared.full.subscribe()
+    }
+
     /// Whether the batch was taken into the log.
     pub(crate) fn took_batch(&self, batch: u64) -> bool {
         self.shared.lock().appended_batch >= batch
@@ -144,6 +163,31 @@ impl LogStore {
 }
 
 impl Shared {
+    /// Does a write; as long as there is no room for it, again and again, until the log is stopped. What was taken into the
+    /// log cannot be taken back, so waiting is all that can be done.
+    fn patiently<T>(&self, mut write: impl FnMut() -> Result<T, DiskError>) -> Result<T, DiskError> {
+        loop {
+            match write() {
+                Err(error) if error.is_full() && !self.stopping.load(Ordering::Relaxed) => {
+                    if self.is_news(true) {
+                        tracing::error!(%error, "no room for the raft log: changes of the cluster wait until there is some");
+                    }
+                    std::thread::sleep(FULL_PAUSE);
+                }
+                written => {
+                    if self.is_news(false) && written.is_ok() {
+                        tracing::info!("there is room for the raft log again");
+                    }
+                    return written;
+                }
+            }
+        }
+    }
+
+    fn is_news(&self, full: bool) -> bool {
+        self.full.send_if_modified(|known| std::mem::replace(known, full) != full)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -377,13 +421,15 @@ impl Writer {
                     }
                 }
                 Command::Vote { vote, done } => {
-                    let _ = done.send(write_vote(&self.shared.place, vote).map_err(io::Error::other));
+                    let _ = done
+                        .send(self.shared.patiently(|| write_vote(&self.shared.place, vote)).map_err(io::Error::other));
                 }
                 Command::Truncate { after, done } => {
                     let _ = done.send(self.files.truncate_after(after).map_err(io::Error::other));
                 }
                 Command::Purge { upto, done } => {
-                    let _ = done.send(self.files.purge(upto).map_err(io::Error::other));
+                    let (files, shared) = (&mut self.files, &self.shared);
+                    let _ = done.send(shared.patiently(|| files.purge(upto)).map_err(io::Error::other));
                 }
                 Command::Stop { done } => {
                     drop(self);
@@ -398,7 +444,8 @@ impl Writer {
     }
 
     fn append(&mut self, records: &[Record]) -> Result<(), io::Error> {
-        let positions = self.files.append(records).map_err(|error| {
+        let (files, shared) = (&mut self.files, &self.shared);
+        let positions = shared.patiently(|| files.append(records)).map_err(|error| {
             tracing::error!(%error, "cannot write the raft log");
             io::Error::other(error)
         })?;

@@ -202,6 +202,12 @@ impl<M: Machine> Raft<M> {
         self.0.time.now(self.state().time)
     }
 
+    /// Whether the disk has no room for what is to be committed, and each change of that. Proposals wait meanwhile; nothing
+    /// that was acknowledged is touched.
+    pub fn disk_full(&self) -> watch::Receiver<bool> {
+        self.0.log.full()
+    }
+
     /// Why raft stopped by itself, if the machine refused an entry.
     pub fn failure(&self) -> Option<MachineError> {
         self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()

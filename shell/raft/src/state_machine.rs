@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -22,6 +23,9 @@ use crate::types::{
     LogData, LogId, SnapshotMeta, StoredMembership, TypeConfig, log_id, read_log_id, read_membership, write_log_id,
     write_membership,
 };
+
+/// Pause before a snapshot is tried again for which there was no room.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(5);
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
@@ -250,16 +254,28 @@ impl<M: Machine> RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder<M> {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let about = About { last: self.last, membership: self.membership.clone(), time: self.time };
         let (place, state, current) = (self.place.clone(), self.state.clone(), Arc::clone(&self.current));
-        let permit = self.gate.enter().await?;
-        let work = move || {
-            let _permit = permit;
-            let content = M::encode_snapshot(&state);
-            store(&place, &about, &content, &current)
-        };
-        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?.map_err(|error| {
-            tracing::error!(%error, "cannot write a snapshot");
-            io::Error::other(error)
-        })
+        let about = Arc::new(about);
+        loop {
+            let permit = self.gate.enter().await?;
+            let (place, about, state, current) = (place.clone(), about.clone(), state.clone(), current.clone());
+            let work = move || {
+                let _permit = permit;
+                let content = M::encode_snapshot(&state);
+                store(&place, &about, &content, &current)
+            };
+            match tokio::task::spawn_blocking(work).await.map_err(io::Error::other)? {
+                // The log goes on without it meanwhile.
+                Err(error) if error.is_full() => {
+                    tracing::warn!(%error, "no room for a snapshot of the cluster state, it is tried again");
+                    tokio::time::sleep(SNAPSHOT_PAUSE).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot write a snapshot");
+                    return Err(io::Error::other(error));
+                }
+                Ok(snapshot) => return Ok(snapshot),
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use redb::{Database as Redb, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use skep_agent::{Assignment, StoredTask};
@@ -16,6 +17,9 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const VERSION: u64 = 1;
 /// Writes that may wait; at the bound the agent waits with them.
 const WRITES_MAX: usize = 256;
+/// Pause before a write is tried again that failed; a message ends it.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+const RETRY_POLL: Duration = Duration::from_millis(20);
 
 /// Why the worker's database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -141,10 +145,17 @@ fn read(redb: &Redb, path: &Path) -> Result<Vec<StoredTask>, DatabaseError> {
 }
 
 fn run(redb: Redb, path: &Path, mut messages: mpsc::Receiver<Message>) {
-    while let Some(first) = messages.blocking_recv() {
-        let mut writes = Writes::new();
+    let mut redb = Some(redb);
+    // What is to be written; it stays here until it is.
+    let mut writes = Writes::new();
+    loop {
+        let first = if writes.is_empty() { messages.blocking_recv() } else { waiting(&mut messages) };
         let mut closing = None;
-        let mut next = Some(first);
+        let mut next = match first {
+            Some(first) => Some(first),
+            None if messages.is_closed() && messages.is_empty() => return,
+            None => None,
+        };
         while let Some(message) = next {
             match message {
                 Message::Write(more) => writes.extend(more),
@@ -155,8 +166,11 @@ fn run(redb: Redb, path: &Path, mut messages: mpsc::Receiver<Message>) {
             }
             next = messages.try_recv().ok();
         }
-        if let Err(error) = write(&redb, &writes) {
-            tracing::error!(path = %path.display(), %error, "the worker's database cannot be written");
+        match write_or_reopen(&mut redb, path, &writes) {
+            Ok(()) => writes.clear(),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "the worker's database cannot be written, it is tried again");
+            }
         }
         if let Some(done) = closing {
             // Closed first: whoever asked may open it again.
@@ -166,6 +180,32 @@ fn run(redb: Redb, path: &Path, mut messages: mpsc::Receiver<Message>) {
             return;
         }
     }
+}
+
+/// The next message, or `None` after a pause: something is still to be written that could not be.
+fn waiting(messages: &mut mpsc::Receiver<Message>) -> Option<Message> {
+    let until = Instant::now() + RETRY_PAUSE;
+    while Instant::now() < until {
+        if let Ok(message) = messages.try_recv() {
+            return Some(message);
+        }
+        if messages.is_closed() {
+            return None;
+        }
+        std::thread::sleep(RETRY_POLL);
+    }
+    None
+}
+
+/// A database that failed once refuses everything until it is opened anew.
+fn write_or_reopen(redb: &mut Option<Redb>, path: &Path, writes: &Writes) -> Result<(), redb::Error> {
+    let opened = match redb.take() {
+        Some(opened) => opened,
+        None => Redb::create(path)?,
+    };
+    write(&opened, writes)?;
+    *redb = Some(opened);
+    Ok(())
 }
 
 fn write(redb: &Redb, writes: &Writes) -> Result<(), redb::Error> {

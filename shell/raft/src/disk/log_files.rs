@@ -131,7 +131,8 @@ impl LogFiles {
         Ok(opened)
     }
 
-    /// Appends records and makes them durable with one fdatasync. Returns where they lie.
+    /// Appends records and makes them durable with one fdatasync. Returns where they lie. After a failure for want of room
+    /// ([`DiskError::is_full`]) the same records may be tried again, and nothing else may be appended before.
     pub(crate) fn append(&mut self, records: &[Record]) -> Result<Vec<Position>, DiskError> {
         let Some(first) = records.first() else { return Ok(Vec::new()) };
         self.check_poison()?;
@@ -141,21 +142,30 @@ impl LogFiles {
         if full {
             let prev = self.last();
             debug_assert!(prev.is_none_or(|prev| prev.index + 1 == first.header.index), "no holes in the log");
-            self.start_segment(first.header.index, prev)?;
+            let started = self.start_segment(first.header.index, prev);
+            started.inspect_err(|error| self.poisoned = !error.is_full())?;
         }
         let segment = self.segments.last_mut().expect("there is one after start_segment");
         let start = segment.length;
         let batch_start = u32::try_from(start).expect("a segment is smaller than 4 GiB");
         self.buffer.clear();
-        let before = segment.offsets.len();
+        let (before, last_term) = (segment.offsets.len(), segment.last_term);
         for record in records {
             debug_assert_eq!(record.header.index, segment.next_index(), "no holes in the log");
             segment.offsets.push(batch_start + self.buffer.len() as u32);
             encode_record(&self.place, batch_start, record, &mut self.buffer);
             segment.last_term = record.header.term;
         }
-        segment.file.write_all_at(&self.buffer, start).map_err(DiskError::io("append to", &segment.path))?;
-        segment.file.sync_data().map_err(DiskError::io("sync", &segment.path))?;
+        let written = segment.file.write_all_at(&self.buffer, start).map_err(DiskError::io("append to", &segment.path));
+        // Tried again, all of it is written again, so a sync that succeeds then says that all of it is there.
+        let synced = written
+            .and_then(|()| segment.file.sync_data().map_err(DiskError::io("sync", &segment.path)))
+            .inspect_err(|error| self.poisoned = !error.is_full());
+        if let Err(error) = synced {
+            segment.offsets.truncate(before);
+            segment.last_term = last_term;
+            return Err(error);
+        }
         segment.length = start + self.buffer.len() as u64;
         self.buffer.shrink_to(1 << 20);
         self.poisoned = false;
@@ -179,7 +189,7 @@ impl LogFiles {
             let at = usize::try_from(keep.saturating_sub(segment.first)).expect("fits, it is below the count");
             let length = u64::from(segment.offsets[at]);
             segment.file.set_len(length).map_err(DiskError::io("truncate", &segment.path))?;
-            allocate(&segment.file, &segment.path, self.segment_bytes)?;
+            allocate_if_room(&segment.file, &segment.path, self.segment_bytes)?;
             segment.offsets.truncate(at);
             segment.length = length;
             segment.last_term = last.map_or(0, |last| last.term);
@@ -194,7 +204,8 @@ impl LogFiles {
         self.check_poison()?;
         self.poisoned = true;
         if self.last().is_none_or(|last| last.index < upto.index) {
-            self.start_segment(upto.index + 1, Some(upto))?;
+            let started = self.start_segment(upto.index + 1, Some(upto));
+            started.inspect_err(|error| self.poisoned = !error.is_full())?;
         }
         let gone = self.segments.iter().skip(1).take_while(|next| next.first <= upto.index + 1).count();
         for segment in self.segments.drain(..gone) {
@@ -289,7 +300,7 @@ impl OpenedLog {
         }
         segment.length = offset as u64;
         if is_last && (self.torn_bytes > 0 || (bytes.len() as u64) < self.files.segment_bytes) {
-            allocate(&segment.file, &path, self.files.segment_bytes)?;
+            allocate_if_room(&segment.file, &path, self.files.segment_bytes)?;
         }
         self.files.segments.push(segment);
         Ok(())
@@ -344,6 +355,14 @@ fn allocate(file: &File, path: &Path, bytes: u64) -> Result<(), DiskError> {
         Err(error) => return Err(DiskError::io("allocate room for", path)(error.into())),
     }
     file.sync_all().map_err(DiskError::io("sync", path))
+}
+
+/// As [`allocate`] for a segment that is in use already: without room it is not lengthened, which costs only speed.
+fn allocate_if_room(file: &File, path: &Path, bytes: u64) -> Result<(), DiskError> {
+    match allocate(file, path, bytes) {
+        Err(error) if error.is_full() => file.sync_all().map_err(DiskError::io("sync", path)),
+        allocated => allocated,
+    }
 }
 
 fn open_segment(path: &Path) -> Result<File, DiskError> {

@@ -155,6 +155,12 @@ impl DiskError {
         DiskError::Damaged { path: path.to_owned(), offset, damage }
     }
 
+    /// There is no room for what was to be written: the same write may succeed later.
+    pub(crate) fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, DiskError::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     pub(crate) fn seal(path: &Path, offset: u64, error: SealError) -> DiskError {
         match error {
             SealError::WrongKey => DiskError::WrongKey { path: path.to_owned() },
