@@ -75,7 +75,7 @@ pub(crate) fn rollback(view: &State, service: ServiceId, version: Version) -> Re
     };
     let definition = ServiceDefinition { spec: previous.spec.clone(), replicas: previous.replicas };
     update(view, service, version, definition)?;
-    let change = Change::RollbackService { service, expect: version };
+    let change = Change::RollbackService { service, expect: version, reason: None };
     Ok(Admitted { changes: vec![change.into()], ..Admitted::default() })
 }
 

@@ -210,6 +210,7 @@ proptest! {
                         desired: DesiredState::Running,
                         start_at: None,
                         start_after: None,
+                        by_update: false,
                     };
                     world.must_commit(vec![Change::CreateTask(Box::new(new)).into()]);
                 }

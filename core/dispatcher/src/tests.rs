@@ -96,6 +96,7 @@ impl World {
             desired: DesiredState::Running,
             start_at: None,
             start_after: None,
+            by_update: false,
         };
         let expect = GroupVersion(0);
         self.commit(vec![

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{GroupVersion, Meta, PortConfig, ServiceId, ServiceSpec, SpecVersion, WallTime};
+use crate::{ClusterTime, GroupVersion, Meta, PortConfig, ServiceId, ServiceSpec, SpecVersion, WallTime};
 
 /// What a user gives to create or update a service: the spec and, for replicated ones, the scale.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +32,8 @@ pub struct Service {
     pub endpoint: Endpoint,
     /// How the running or last update goes. Written by the orchestrator.
     pub update: Option<UpdateStatus>,
+    /// When that update or rollback began, in cluster time: tasks that it made are not older.
+    pub update_since: ClusterTime,
     /// Version of the update group.
     pub update_version: GroupVersion,
 }
@@ -99,6 +101,18 @@ pub enum UpdateState {
 }
 
 impl UpdateState {
+    /// True while tasks are being replaced.
+    #[must_use]
+    pub fn is_running(self) -> bool {
+        matches!(self, Self::Updating | Self::RollbackStarted)
+    }
+
+    /// True while it waits for a person.
+    #[must_use]
+    pub fn is_paused(self) -> bool {
+        matches!(self, Self::Paused | Self::RollbackPaused)
+    }
+
     /// Docker's name.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -51,6 +51,10 @@ pub struct Task {
     pub placed: Placed,
     /// What its node reported last; `None` before the first report. Written by the dispatcher, from the agent.
     pub observed: Option<TaskStatus>,
+    /// When it was first stored that it runs; `None` while it never did. Follows from what was observed.
+    pub started: Option<ClusterTime>,
+    /// A rolling update made it, and watches it. Fixed at creation, by the orchestrator.
+    pub by_update: bool,
 }
 
 impl Task {
@@ -94,6 +98,15 @@ impl Task {
             container: None,
             ports: Vec::new(),
         }
+    }
+
+    /// The node it runs on, or is bound to by its slot.
+    #[must_use]
+    pub fn node(&self) -> Option<NodeId> {
+        self.placed.node.or(match self.slot {
+            Slot::Node(node) => Some(node),
+            Slot::Number(_) => None,
+        })
     }
 
     /// True while it holds, or will hold, resources of its node: it is placed and has not ended.

@@ -307,6 +307,7 @@ impl Replicated {
                 desired: DesiredState::Running,
                 start_at: None,
                 start_after: None,
+                by_update: false,
             };
             let (id, key) = (new.id, (service.id, new.slot));
             let group = AtomicGroup::of(Change::CreateTask(Box::new(new)))

@@ -107,5 +107,6 @@ pub(crate) fn replacement(view: &State, old: &Task, service: &Service, env: &mut
         desired: if is_held { DesiredState::Ready } else { DesiredState::Running },
         start_at: is_held.then(|| env.now.after(delay)),
         start_after,
+        by_update: false,
     }
 }

@@ -33,6 +33,7 @@ fn world(tasks: u64, service: AService) -> World {
         desired: DesiredState::Running,
         start_at: None,
         start_after: None,
+        by_update: false,
     };
     let created: Vec<AtomicGroup> = (1..=tasks).map(|n| Change::CreateTask(Box::new(new(n))).into()).collect();
     world.must_commit(created);

@@ -213,7 +213,9 @@ fn write(state: &mut State, change: &Change, events: &mut Vec<Event>) -> Result<
         Change::UpdateService { service, expect, definition } => {
             update_service(state, *service, *expect, definition, events)
         }
-        Change::RollbackService { service, expect } => rollback_service(state, *service, *expect, events),
+        Change::RollbackService { service, expect, reason } => {
+            rollback_service(state, *service, *expect, reason, events)
+        }
         Change::SetEndpoint { service, expect, endpoint } => {
             edit_service(state, *service, events, |service, version| {
                 expect_group(service.endpoint.version, *expect, "service", &service.id, "endpoint")?;
@@ -222,9 +224,16 @@ fn write(state: &mut State, change: &Change, events: &mut Vec<Event>) -> Result<
             })
         }
         Change::SetUpdateStatus { service, expect, status } => {
+            let now = state.time;
             edit_service(state, *service, events, |service, version| {
                 expect_group(service.update_version, *expect, "service", &service.id, "update status")?;
                 service.update_version = GroupVersion(version.0);
+                if let Some(status) = status
+                    && status.state.is_running()
+                    && service.update.as_ref().map(|known| known.state) != Some(status.state)
+                {
+                    service.update_since = now;
+                }
                 service.update.clone_from(status);
                 Ok(())
             })
@@ -419,6 +428,7 @@ fn create_service(
         previous: None,
         endpoint: Endpoint::default(),
         update: None,
+        update_since: state.time,
         update_version: GroupVersion::default(),
     });
     events.push(Event::Service(None, Some(service)));
@@ -449,6 +459,7 @@ fn update_service(
 ) -> Result<(), Rejection> {
     let (spec, replicas) = shared(definition);
     let new_version = SpecVersion(state.index);
+    let now = state.time;
     edit_service(state, id, events, |service, version| {
         expect_version(service.meta.version, expect)?;
         if !service.spec.name.eq_ignore_ascii_case(&spec.name) {
@@ -464,6 +475,7 @@ fn update_service(
         service.replicas = replicas;
         service.previous = Some(previous);
         service.update = None;
+        service.update_since = now;
         service.update_version = GroupVersion(version.0);
         Ok(())
     })?;
@@ -475,9 +487,10 @@ fn rollback_service(
     state: &mut State,
     id: ServiceId,
     expect: Version,
+    reason: &Option<String>,
     events: &mut Vec<Event>,
 ) -> Result<(), Rejection> {
-    let wall = state.wall;
+    let (now, wall) = (state.time, state.wall);
     edit_service(state, id, events, |service, version| {
         expect_version(service.meta.version, expect)?;
         let Some(previous) = service.previous.take() else {
@@ -488,14 +501,15 @@ fn rollback_service(
         service.spec = previous.spec;
         service.spec_version = previous.spec_version;
         service.replicas = previous.replicas;
-        service.previous = Some(current);
+        service.previous = reason.is_none().then_some(current);
         service.meta.version = version;
+        service.update_since = now;
         service.update_version = GroupVersion(version.0);
         service.update = Some(UpdateStatus {
             state: UpdateState::RollbackStarted,
             started_at: Some(wall),
             completed_at: None,
-            message: "manually requested rollback".to_owned(),
+            message: reason.clone().unwrap_or_else(|| "manually requested rollback".to_owned()),
         });
         Ok(())
     })?;
@@ -551,6 +565,8 @@ fn create_task(state: &mut State, new: &NewTask, events: &mut Vec<Event>) -> Res
         attachment: skep_model::Attachment::default(),
         placed: Placed::default(),
         observed: None,
+        started: None,
+        by_update: new.by_update,
     });
     events.push(Event::Task(None, Some(task)));
     Ok(())
@@ -586,7 +602,10 @@ fn observe_task(state: &mut State, id: TaskId, status: &TaskStatus, events: &mut
     if !is_news {
         return Ok(());
     }
-    edit_task(state, id, events, |task, _, _| {
+    edit_task(state, id, events, |task, now, _| {
+        if status.state == TaskState::Running && task.started.is_none() {
+            task.started = Some(now.cluster);
+        }
         task.observed = Some(status);
         Ok(())
     })

@@ -160,12 +160,15 @@ pub enum Change {
         /// Spec and scale.
         definition: ServiceDefinition,
     },
-    /// Swaps a service's spec with the one before. Writer: admission.
+    /// Returns a service to the spec before. Writer: admission; orchestrator, after a failed update.
     RollbackService {
         /// The service.
         service: ServiceId,
-        /// The version the user saw.
+        /// The version that was seen.
         expect: Version,
+        /// Why the orchestrator does it: then what is rolled back is forgotten. `None` when a user asks: then the two specs
+        /// change places.
+        reason: Option<String>,
     },
     /// Records what the allocator gave a service. Writer: allocator.
     SetEndpoint {
@@ -290,6 +293,8 @@ pub struct NewTask {
     pub start_at: Option<ClusterTime>,
     /// The task that must have ended first when held.
     pub start_after: Option<TaskId>,
+    /// A rolling update makes it, and will watch it.
+    pub by_update: bool,
 }
 
 impl From<Change> for AtomicGroup {

@@ -16,10 +16,12 @@ mod apply;
 mod change;
 mod event;
 mod restore;
+mod revision;
 mod state;
 
 pub use apply::{Applied, Outcome, Rejection, apply};
 pub use change::{AtomicGroup, Change, ChangeSet, Entry, NewCluster, NewNode, NewTask, Precondition, Proposal};
 pub use event::Event;
 pub use restore::{Parts, RestoreError};
+pub use revision::fulfils;
 pub use state::State;

@@ -1,6 +1,9 @@
 //! What `apply` does with each kind of change, and what it refuses.
 
-use skep_model::{DesiredState, GroupVersion, NodeState, SpecVersion, TaskState, Version};
+use skep_model::{
+    DesiredState, GroupVersion, NodeState, Sealed, ServiceSpec, SpecVersion, TaskState, UpdateConfig, UpdateState,
+    Version,
+};
 use skep_store::{AtomicGroup, Change, Event, Precondition, Rejection};
 use skep_testkit::{AService, World, a_node, a_service, a_state, a_task, check_state, node_id, service_id, task_id};
 
@@ -181,7 +184,8 @@ fn a_rollback_swaps_the_two_specs() {
     let mut world = running();
     let service = service_id("web");
     let stored = |world: &World| world.state.service(service).unwrap().clone();
-    let rollback = |world: &World| Change::RollbackService { service, expect: stored(world).meta.version };
+    let rollback =
+        |world: &World| Change::RollbackService { service, expect: stored(world).meta.version, reason: None };
     let change = rollback(&world);
     assert!(refusal(&mut world, change).to_string().contains("does not have a previous spec"));
     let first = stored(&world);
@@ -196,6 +200,55 @@ fn a_rollback_swaps_the_two_specs() {
     world.must_commit(vec![change.into()]);
     assert_eq!((stored(&world).spec_version, stored(&world).replicas), (second.spec_version, 5));
     assert_eq!(check_state(&world.state), []);
+}
+
+#[test]
+fn an_automatic_rollback_forgets_what_failed() {
+    let mut world = running();
+    let service = service_id("web");
+    let first = world.state.service(service).unwrap().spec_version;
+    world.update(&a_service("web").spec(|spec| spec.task.force_update = 1));
+    let expect = world.state.service(service).unwrap().meta.version;
+    let reason = Some("update rolled back due to failure or early termination of task a".to_owned());
+    world.must_commit(vec![Change::RollbackService { service, expect, reason: reason.clone() }.into()]);
+    let back = world.state.service(service).unwrap().clone();
+    assert_eq!((back.spec_version, &back.previous), (first, &None));
+    let update = back.update.as_ref().unwrap();
+    assert_eq!((update.state, Some(&update.message)), (UpdateState::RollbackStarted, reason.as_ref()));
+    assert_eq!(back.update_since, world.state.time());
+    assert_eq!(check_state(&world.state), []);
+}
+
+#[test]
+fn a_task_keeps_when_it_first_ran() {
+    let mut world = running();
+    let started = world.task(task_id("a")).started;
+    assert!(started.is_some());
+    world.pass(std::time::Duration::from_secs(1));
+    world.report(task_id("a"), TaskState::Failed);
+    assert_eq!(world.task(task_id("a")).started, started);
+}
+
+#[test]
+fn a_task_is_outdated_only_when_it_would_be_made_otherwise() {
+    let mut world = running();
+    let is_up_to_date = |world: &World| world.state.is_up_to_date(world.task(task_id("a")));
+    world.update(&a_service("web").replicas(3).spec(|spec| {
+        spec.labels.insert("a".to_owned(), "b".to_owned());
+        spec.update = Some(UpdateConfig::default());
+    }));
+    assert!(is_up_to_date(&world), "labels, scale and update configuration touch no task");
+    world.update(&a_service("web").spec(|spec| spec.task.force_update = 1));
+    assert!(!is_up_to_date(&world));
+    world.update(&a_service("web"));
+    assert!(is_up_to_date(&world), "an equal spec again, though a new revision");
+    world.update(&a_service("web").constraint("node.role==worker"));
+    assert!(is_up_to_date(&world), "its node fulfils the new constraint");
+    world.update(&a_service("web").constraint("node.role==manager"));
+    assert!(!is_up_to_date(&world));
+    let auth = |spec: &mut ServiceSpec| spec.task.container.registry_auth = Some(Sealed(vec![1]));
+    world.update(&a_service("web").spec(auth));
+    assert!(is_up_to_date(&world), "it has its image already");
 }
 
 #[test]
@@ -272,6 +325,7 @@ fn a_task_needs_its_service_and_revision() {
             desired: DesiredState::Running,
             start_at: None,
             start_after: None,
+            by_update: false,
         }))
     };
     refusal(&mut world, new(service_id("none"), task.spec_version));

@@ -79,6 +79,7 @@ impl Blueprint {
             4 => Change::RollbackService {
                 service: service_id(self.first),
                 expect: edit_version(service.map(|service| service.meta.version)),
+                reason: self.number.is_multiple_of(2).then(String::new),
             },
             5 => Change::RemoveService(service_id(self.first)),
             6 | 7 => Change::CreateTask(Box::new(NewTask {
@@ -93,6 +94,7 @@ impl Blueprint {
                 desired: DesiredState::Running,
                 start_at: None,
                 start_after: None,
+                by_update: false,
             })),
             8 => Change::SetIntent {
                 task: id,

@@ -92,7 +92,7 @@ impl<'a> Task<'a> {
                 model::Slot::Number(number) => number,
                 model::Slot::Node(_) => 0,
             },
-            node_id: task.placed.node.as_ref().map_or(Cow::Borrowed(""), |node| Cow::Borrowed(node.as_str())),
+            node_id: task.node().map_or(Cow::Borrowed(""), |node| Cow::Owned(node.to_string())),
             status: TaskStatus {
                 timestamp: status.timestamp.into(),
                 state: Cow::Borrowed(status.state.name()),

@@ -181,9 +181,11 @@ impl From<&Change> for stored::Change {
                 expect: expect.0,
                 definition: Some(definition.into()),
             }),
-            Change::RollbackService { service, expect } => {
-                wire::Kind::RollbackService(wire::RollbackService { service: service.to_string(), expect: expect.0 })
-            }
+            Change::RollbackService { service, expect, reason } => wire::Kind::RollbackService(wire::RollbackService {
+                service: service.to_string(),
+                expect: expect.0,
+                reason: reason.clone(),
+            }),
             Change::SetEndpoint { service, expect, endpoint } => wire::Kind::SetEndpoint(wire::SetEndpoint {
                 service: service.to_string(),
                 expect: expect.0,
@@ -273,9 +275,11 @@ impl TryFrom<stored::Change> for Change {
                 expect: Version(change.expect),
                 definition: require(change.definition, "service definition")?.try_into()?,
             },
-            Kind::RollbackService(change) => {
-                Self::RollbackService { service: id(&change.service)?, expect: Version(change.expect) }
-            }
+            Kind::RollbackService(change) => Self::RollbackService {
+                service: id(&change.service)?,
+                expect: Version(change.expect),
+                reason: change.reason,
+            },
             Kind::SetEndpoint(change) => Self::SetEndpoint {
                 service: id(&change.service)?,
                 expect: GroupVersion(change.expect),
@@ -382,6 +386,7 @@ impl From<&NewTask> for stored::NewTask {
             desired: desired_number(new.desired),
             start_at: new.start_at.map(|time| time.0),
             start_after: new.start_after.map(|task| task.to_string()),
+            by_update: new.by_update,
         }
     }
 }
@@ -399,6 +404,7 @@ impl TryFrom<stored::NewTask> for NewTask {
             desired: desired_state(stored.desired)?,
             start_at: stored.start_at.map(ClusterTime),
             start_after: optional_id(stored.start_after.as_ref())?,
+            by_update: stored.by_update,
         })
     }
 }

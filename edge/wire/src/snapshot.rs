@@ -105,6 +105,7 @@ fn service(service: &Service, specs: &mut Specs) -> stored::Service {
         }),
         endpoint: Some((&service.endpoint).into()),
         update: service.update.as_ref().map(Into::into),
+        update_since: service.update_since.0,
         update_version: service.update_version.0,
     }
 }
@@ -126,6 +127,7 @@ fn from_service(stored: stored::Service, specs: &[Arc<ServiceSpec>]) -> Result<S
         previous: stored.previous.map(previous).transpose()?,
         endpoint: stored.endpoint.unwrap_or_default().try_into()?,
         update: stored.update.map(TryInto::try_into).transpose()?,
+        update_since: ClusterTime(stored.update_since),
         update_version: GroupVersion(stored.update_version),
     })
 }
@@ -217,6 +219,8 @@ impl From<&Task> for stored::Task {
             attachment: Some((&task.attachment).into()),
             placed: Some((&task.placed).into()),
             observed: task.observed.as_ref().map(Into::into),
+            started: task.started.map(|time| time.0),
+            by_update: task.by_update,
         }
     }
 }
@@ -237,6 +241,8 @@ impl TryFrom<stored::Task> for Task {
             attachment: stored.attachment.unwrap_or_default().try_into()?,
             placed: stored.placed.unwrap_or_default().try_into()?,
             observed: stored.observed.map(TryInto::try_into).transpose()?,
+            started: stored.started.map(ClusterTime),
+            by_update: stored.by_update,
         })
     }
 }

@@ -23,7 +23,7 @@ fn golden(name: &str, content: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
 }
 
 fn state() -> State {
-    let mut random = Random::new(SEED);
+    let mut random = Random::of_0_1(SEED);
     loop {
         let parts = random.parts();
         if parts.cluster.is_some() && parts.nodes.len() > 1 && parts.services.len() > 1 && parts.tasks.len() > 2 {
@@ -34,7 +34,7 @@ fn state() -> State {
 
 #[test]
 fn golden_entry_of_0_1() {
-    let entry = Random::new(SEED).entry();
+    let entry = Random::of_0_1(SEED).entry();
     let bytes = golden("entry-0.1.bin", || encode_entry(&entry));
     assert_eq!(decode_entry(&bytes).unwrap(), entry);
 }

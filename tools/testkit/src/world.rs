@@ -236,6 +236,7 @@ impl Put for ATask {
             desired: if is_alive { self.desired } else { DesiredState::Running },
             start_at: None,
             start_after: None,
+            by_update: false,
         };
         world.must_commit(vec![Change::CreateTask(Box::new(new)).into()]);
         if self.is_attached {

@@ -9,16 +9,30 @@ use skep_model::*;
 use skep_store::{AtomicGroup, Change, Entry, NewCluster, NewNode, NewTask, Parts, Precondition, Proposal, State};
 
 /// A stream of random values.
-pub struct Random(u64);
+pub struct Random {
+    state: u64,
+    /// Fields that came after the golden files of 0.1 are set, too.
+    has_later: bool,
+}
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+        Self { state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1, has_later: true }
+    }
+
+    /// The stream that the golden files of 0.1 were made from.
+    pub fn of_0_1(seed: u64) -> Self {
+        Self { has_later: false, ..Self::new(seed) }
+    }
+
+    /// A field that came after the golden files of 0.1: there it is as if it was not given.
+    fn later<T: Default>(&mut self, make: impl FnOnce(&mut Self) -> T) -> T {
+        if self.has_later { make(self) } else { T::default() }
     }
 
     pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
@@ -496,7 +510,11 @@ impl Random {
             10 => {
                 Change::UpdateService { service: self.id(), expect: Version(self.u64()), definition: self.definition() }
             }
-            11 => Change::RollbackService { service: self.id(), expect: Version(self.u64()) },
+            11 => Change::RollbackService {
+                service: self.id(),
+                expect: Version(self.u64()),
+                reason: self.later(|random| random.maybe(Self::text)),
+            },
             12 => Change::SetEndpoint { service: self.id(), expect: self.group_version(), endpoint: self.endpoint() },
             13 => Change::SetUpdateStatus {
                 service: self.id(),
@@ -513,6 +531,7 @@ impl Random {
                 desired: self.desired(),
                 start_at: self.maybe(Self::cluster_time),
                 start_after: self.maybe(Self::id),
+                by_update: self.later(Self::flag),
             })),
             16 => Change::SetIntent {
                 task: self.id(),
@@ -588,6 +607,8 @@ impl Random {
                 version: self.group_version(),
             },
             observed: self.maybe(Self::task_status),
+            started: self.later(|random| random.maybe(Self::cluster_time)),
+            by_update: self.later(Self::flag),
         }
     }
 
@@ -660,6 +681,7 @@ impl Random {
                 endpoint: self.endpoint(),
                 update: self.maybe(Self::update_status),
                 update_version: self.group_version(),
+                update_since: self.later(Self::cluster_time),
             });
         }
     }

@@ -56,23 +56,19 @@ impl<'a> Narrowed<'a> {
     fn passes(&self, picture: &Picture, task: &model::Task) -> bool {
         let spec = picture.spec_of(task);
         self.services.as_ref().is_none_or(|services| services.contains(&task.service_id))
-            && self.nodes.as_ref().is_none_or(|nodes| task.placed.node.is_some_and(|node| nodes.contains(&node)))
+            && self.nodes.as_ref().is_none_or(|nodes| task.node().is_some_and(|node| nodes.contains(&node)))
             && self.filters.any_prefix("id", task.id.as_str())
             && self.filters.any("name", |name| task_name(spec, task).starts_with(name.as_str()))
             && self.filters.labels("label", &spec.labels)
             && self.filters.any("desired-state", |state| state == task.intent.desired.as_state().name())
             && self.filters.any("runtime", |runtime| runtime == "container")
-            && self.up_to_date.is_none_or(|wanted| wanted == is_up_to_date(picture, task))
+            && self.up_to_date.is_none_or(|wanted| wanted == picture.is_up_to_date(task))
     }
 }
 
 /// The name of a task's container.
 fn task_name(spec: &model::ServiceSpec, task: &model::Task) -> String {
     format!("{}.{}.{}", spec.name, task.slot, task.id)
-}
-
-fn is_up_to_date(picture: &Picture, task: &model::Task) -> bool {
-    picture.service(task.service_id).is_some_and(|service| service.spec_version == task.spec_version)
 }
 
 pub(crate) async fn list(State(api): State<Api>, query: Params) -> Result<Response, ApiError> {
