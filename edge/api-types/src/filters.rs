@@ -30,6 +30,15 @@ pub struct Filters(BTreeMap<String, BTreeSet<String>>);
 impl Filters {
     /// Reads the query's value and refuses keys that are not in `known`.
     pub fn parse(text: Option<&str>, known: &[&str]) -> Result<Self, FilterError> {
+        let filters = Self::parse_any(text)?;
+        match filters.0.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(key) => Err(FilterError::Unknown(key.clone())),
+            None => Ok(filters),
+        }
+    }
+
+    /// Reads the query's value with whatever keys; only events are so lenient.
+    pub fn parse_any(text: Option<&str>) -> Result<Self, FilterError> {
         let text = text.unwrap_or("").trim();
         if text.is_empty() {
             return Ok(Self::default());
@@ -50,9 +59,6 @@ impl Filters {
                     .collect::<Result<_, _>>()?,
                 _ => return Err(FilterError::Malformed),
             };
-            if !known.contains(&key.as_str()) {
-                return Err(FilterError::Unknown(key));
-            }
             filters.insert(key, values);
         }
         Ok(Self(filters))

@@ -18,6 +18,14 @@ pub enum QueryError {
         /// `invalid syntax` or `value out of range`.
         reason: &'static str,
     },
+    /// Not a whole number, in Go's words.
+    #[error("strconv.ParseInt: parsing {text:?}: {reason}")]
+    Integer {
+        /// What was given.
+        text: String,
+        /// `invalid syntax` or `value out of range`.
+        reason: &'static str,
+    },
     /// Not seconds since the epoch.
     #[error("invalid value for \"{name}\": {text:?} is not a number of seconds since 1970")]
     Time {
@@ -75,6 +83,22 @@ pub fn unix_time(name: &'static str, value: Option<&str>) -> Result<Option<WallT
     Ok(Some(WallTime(nanos)))
 }
 
+/// `since` and `until` of events: as [`unix_time`], but `0` is a time, and the text of a refusal is Go's.
+pub fn event_time(value: Option<&str>) -> Result<Option<WallTime>, QueryError> {
+    let Some(text) = value.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let bad = |text: &str, reason| QueryError::Integer { text: text.to_owned(), reason };
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let number = |text: &str| {
+        let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+        let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<i64>().map_err(|_| bad(text, if plain { "value out of range" } else { "invalid syntax" }))
+    };
+    let seconds = number(seconds)?;
+    let nanos =
+        if fraction.is_empty() { 0 } else { number(&format!("{:0<9}", fraction.get(..9).unwrap_or(fraction)))? };
+    Ok(Some(WallTime(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +137,11 @@ mod tests {
         assert_eq!(unix_time("since", Some("1.5")), Ok(Some(WallTime(1_500_000_000))));
         assert!(unix_time("until", Some("abc")).is_err());
         assert!(unix_time("until", Some("9999999999999")).is_err());
+        assert_eq!(event_time(Some("0")), Ok(Some(WallTime(0))));
+        assert_eq!(event_time(Some("2.5")), Ok(Some(WallTime(2_500_000_000))));
+        assert_eq!(
+            event_time(Some("abc")).unwrap_err().to_string(),
+            r#"strconv.ParseInt: parsing "abc": invalid syntax"#
+        );
     }
 }

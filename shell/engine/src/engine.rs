@@ -281,7 +281,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotRunning`]; [`EngineError::Conflict`] when too many are known already.
     pub fn exec_create(&self, name: &str, options: ExecOptions) -> Result<String> {
-        self.inner.execs.create(&self.inner.table.find(name)?, options)
+        self.inner.exec_create(&self.inner.table.find(name)?, options)
     }
 
     /// Starts it; gives its streams. Dropping them does not end it; its output is then read and thrown away.

@@ -151,6 +151,12 @@ impl Exec {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The program and its arguments, as events tell them.
+    fn command(&self) -> String {
+        let (program, arguments) = self.options.cmd.split_first().expect("checked when it was created");
+        format!("{program} {}", arguments.join(" "))
+    }
+
     fn is_idle(&self) -> bool {
         matches!(self.phase(), Phase::Created | Phase::Ended(_))
     }
@@ -165,7 +171,7 @@ impl Execs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn create(&self, container: &Arc<Container>, options: ExecOptions) -> Result<String> {
+    fn create(&self, container: &Arc<Container>, options: ExecOptions) -> Result<Arc<Exec>> {
         let invalid = |text: &str| Err(EngineError::Invalid(text.to_owned()));
         if options.cmd.first().is_none_or(String::is_empty) {
             return invalid("No exec command specified");
@@ -197,8 +203,9 @@ impl Execs {
             };
             map.remove(&oldest);
         }
-        map.insert(id.clone(), Arc::new(exec));
-        Ok(id)
+        let exec = Arc::new(exec);
+        map.insert(id, exec.clone());
+        Ok(exec)
     }
 
     /// Full id, or an unambiguous prefix.
@@ -247,6 +254,12 @@ impl Execs {
 }
 
 impl Inner {
+    pub(crate) fn exec_create(&self, container: &Arc<Container>, options: ExecOptions) -> Result<String> {
+        let exec = self.execs.create(container, options)?;
+        self.tell(container, format!("exec_create: {}", exec.command()), [("execID", exec.id.as_str())]);
+        Ok(exec.id.clone())
+    }
+
     pub(crate) async fn exec_start(self: &Arc<Self>, id: &str) -> Result<ExecStreams> {
         let exec = self.execs.find(id)?;
         let claimed = exec.phase.send_if_modified(|phase| {
@@ -284,15 +297,21 @@ impl Inner {
             user: options.user.clone(),
             tty: false,
         };
+        self.tell(&exec.container, format!("exec_start: {}", exec.command()), [("execID", exec.id.as_str())]);
         let started = exec.container.client().await?.exec(config, options.attach_stdin).await?;
         exec.phase.send_replace(Phase::Running(started.pid));
-        let (ending, closing) = (exec.clone(), self.closing.clone());
+        let (ending, inner) = (exec.clone(), self.clone());
         let exit = started.exit;
         self.tracker.spawn(async move {
             tokio::select! {
                 // Lost with its container when that was killed with its shim.
-                ended = exit.wait() => ending.end(ended.map_or(137, |exit| exit.code)),
-                () = closing.cancelled() => {}
+                ended = exit.wait() => {
+                    let code = ended.map_or(137, |exit| exit.code);
+                    ending.end(code);
+                    let (code, id) = (code.to_string(), ending.id.as_str());
+                    inner.tell(&ending.container, "exec_die", [("execID", id), ("exitCode", &code)]);
+                }
+                () = inner.closing.cancelled() => {}
             }
         });
         let (stdout, stderr) = (ExecOutput(Some(started.stdout)), ExecOutput(Some(started.stderr)));

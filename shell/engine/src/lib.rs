@@ -32,6 +32,7 @@ mod publish;
 mod record;
 mod sweep;
 mod table;
+mod tell;
 mod view;
 
 pub use ending::{Ended, WaitCondition};

@@ -57,6 +57,11 @@ pub trait Cluster: Send + Sync + 'static {
     /// Removes a node.
     async fn remove_node(&self, node: NodeId, force: bool) -> Result<(), ClusterError>;
 
+    /// What happened in the cluster and what will; nothing where there is none.
+    fn happenings(&self) -> crate::Happenings {
+        crate::ClusterEvents::default().listen()
+    }
+
     /// Output of tasks on all nodes. It ends by itself unless it follows; dropping it ends it.
     async fn service_logs(&self, selector: LogSelector, options: LogOptions) -> Result<LogMessages, ClusterError>;
 }

@@ -2,6 +2,9 @@
 
 mod adapter;
 mod inspect;
+mod observe;
+
+pub use observe::Observe;
 
 use std::pin::Pin;
 
@@ -20,7 +23,7 @@ pub type Archive = Pin<Box<dyn AsyncRead + Send>>;
 
 /// One machine's containers, images and networks. Names of containers may be ids, names or unambiguous id prefixes.
 #[async_trait]
-pub trait Engine: Send + Sync + 'static {
+pub trait Engine: Observe {
     /// What this machine is and has.
     async fn facts(&self) -> EngineFacts;
 

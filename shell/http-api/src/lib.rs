@@ -14,6 +14,7 @@ mod body;
 mod cluster;
 mod engine;
 mod error;
+mod events;
 mod hijack;
 mod logs;
 mod lookup;
@@ -27,9 +28,10 @@ pub use cluster::{
     LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
 };
 pub use engine::{
-    Archive, Ended, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, ImageImport, WaitCondition,
+    Archive, Ended, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, ImageImport, Observe, WaitCondition,
 };
 pub use error::ApiError;
+pub use events::{ClusterEvents, Happening, Happenings};
 pub use serve::{Listener, serve};
 
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 mod container_filters;
 mod containers;
+mod events;
 mod exec;
 mod images;
 mod networks;
@@ -68,7 +69,7 @@ fn machine_routes() -> Router<Api> {
         .route("/version", get(system::version))
         .route("/info", get(system::info))
         .route("/auth", post(system::auth))
-        .route("/events", lacks("watching events"))
+        .route("/events", get(events::watch))
         .route("/system/df", lacks("counting disk usage"))
         .route("/build", lacks("building an image"))
         .route("/build/prune", lacks("building an image"))

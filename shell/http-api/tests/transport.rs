@@ -117,7 +117,7 @@ async fn what_is_not_there_yet_is_named() {
     let rig = rig(FakeCluster::manager(world()));
     for (method, path, text) in [
         ("POST", "/containers/create", "creating a container outside of a service"),
-        ("GET", "/events", "watching events"),
+        ("POST", "/commit", "making an image of a container"),
         ("POST", "/auth", "logging in to a registry"),
         ("POST", "/secrets/create", "creating a secret"),
         ("POST", "/networks/create", "creating a network"),

@@ -27,3 +27,4 @@ pub use options::InitOptions;
 pub use requests::RotateTokens;
 pub use skep_admission::Request;
 pub use skep_manager::{Answer, ErrorClass, LogError, LogLine, LogOptions, LogReader, LogSelector};
+pub use skep_raft::Next;

@@ -6,20 +6,39 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use skep_http_api::{
-    Cluster, ClusterError, Code, Created, InitOptions, LocalState, LogLine, LogMessage, LogMessages, LogOptions,
-    LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
+    Cluster, ClusterError, ClusterEvents, Code, Created, Happenings, InitOptions, LocalState, LogLine, LogMessage,
+    LogMessages, LogOptions, LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
 };
 use skep_model::{ClusterSpec, NodeId, NodeSpec, ServiceDefinition, ServiceId, Version, WallTime};
 use skep_node::{ErrorClass, Node, NodeError, Request};
 use skep_store::State;
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::events::feed;
 
 /// This machine's node.
-pub(super) struct NodeCluster(pub(super) Arc<Node>);
+pub(super) struct NodeCluster {
+    node: Arc<Node>,
+    events: ClusterEvents,
+    /// Rung when a swarm is founded or left.
+    changed: Arc<Notify>,
+    _feeder: AbortOnDropHandle<()>,
+}
+
+impl NodeCluster {
+    /// Must be called within a runtime.
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        let (events, changed) = (ClusterEvents::default(), Arc::new(Notify::new()));
+        let feeder = tokio::spawn(feed(node.clone(), events.clone(), changed.clone()));
+        Self { node, events, changed, _feeder: AbortOnDropHandle::new(feeder) }
+    }
+}
 
 #[async_trait]
 impl Cluster for NodeCluster {
     fn status(&self) -> SwarmStatus {
-        let status = self.0.status();
+        let status = self.node.status();
         SwarmStatus {
             state: match status.state {
                 skep_node::LocalState::Inactive => LocalState::Inactive,
@@ -41,7 +60,7 @@ impl Cluster for NodeCluster {
     }
 
     async fn snapshot(&self) -> Result<State, ClusterError> {
-        self.0.snapshot().map_err(error)
+        self.node.snapshot().map_err(error)
     }
 
     async fn init(&self, options: InitOptions) -> Result<NodeId, ClusterError> {
@@ -56,19 +75,23 @@ impl Cluster for NodeCluster {
             spec: options.spec,
             availability: options.availability,
         };
-        self.0.init(options).await.map_err(error)
+        let founded = self.node.init(options).await.map_err(error);
+        self.changed.notify_one();
+        founded
     }
 
     async fn leave(&self, force: bool) -> Result<(), ClusterError> {
-        self.0.leave(force).await.map_err(error)
+        let left = self.node.leave(force).await.map_err(error);
+        self.changed.notify_one();
+        left
     }
 
     async fn unlock_key(&self) -> Result<String, ClusterError> {
-        self.0.unlock_key().map_err(error)
+        self.node.unlock_key().map_err(error)
     }
 
     async fn unlock(&self, _key: &str) -> Result<(), ClusterError> {
-        self.0.unlock().map_err(error)
+        self.node.unlock().map_err(error)
     }
 
     async fn update_cluster(
@@ -79,7 +102,7 @@ impl Cluster for NodeCluster {
     ) -> Result<(), ClusterError> {
         let rotate =
             skep_node::RotateTokens { worker: rotate.worker, manager: rotate.manager, unlock_key: rotate.unlock_key };
-        self.0.update_cluster(version, spec, rotate).await.map_err(error).map(drop)
+        self.node.update_cluster(version, spec, rotate).await.map_err(error).map(drop)
     }
 
     async fn create_service(
@@ -87,7 +110,7 @@ impl Cluster for NodeCluster {
         definition: ServiceDefinition,
         registry_auth: Option<String>,
     ) -> Result<Created, ClusterError> {
-        let answer = self.0.create_service(definition, registry_auth.as_deref()).await.map_err(error)?;
+        let answer = self.node.create_service(definition, registry_auth.as_deref()).await.map_err(error)?;
         let id = answer.service.ok_or_else(|| ClusterError::Internal("a created service has no id".to_owned()))?;
         Ok(Created { id, warnings: answer.warnings })
     }
@@ -100,24 +123,28 @@ impl Cluster for NodeCluster {
         registry_auth: Option<String>,
     ) -> Result<Vec<String>, ClusterError> {
         let auth = registry_auth.as_deref();
-        Ok(self.0.update_service(service, version, definition, auth).await.map_err(error)?.warnings)
+        Ok(self.node.update_service(service, version, definition, auth).await.map_err(error)?.warnings)
     }
 
     async fn rollback_service(&self, service: ServiceId, version: Version) -> Result<Vec<String>, ClusterError> {
         let request = Request::RollbackService { service, version };
-        Ok(self.0.submit(request).await.map_err(error)?.warnings)
+        Ok(self.node.submit(request).await.map_err(error)?.warnings)
     }
 
     async fn remove_service(&self, service: ServiceId) -> Result<(), ClusterError> {
-        self.0.submit(Request::RemoveService(service)).await.map_err(error).map(drop)
+        self.node.submit(Request::RemoveService(service)).await.map_err(error).map(drop)
     }
 
     async fn update_node(&self, node: NodeId, version: Version, spec: NodeSpec) -> Result<(), ClusterError> {
-        self.0.update_node(node, version, spec).await.map_err(error).map(drop)
+        self.node.update_node(node, version, spec).await.map_err(error).map(drop)
     }
 
     async fn remove_node(&self, node: NodeId, force: bool) -> Result<(), ClusterError> {
-        self.0.submit(Request::RemoveNode { node, force }).await.map_err(error).map(drop)
+        self.node.submit(Request::RemoveNode { node, force }).await.map_err(error).map(drop)
+    }
+
+    fn happenings(&self) -> Happenings {
+        self.events.listen()
     }
 
     async fn service_logs(&self, selector: LogSelector, options: LogOptions) -> Result<LogMessages, ClusterError> {
@@ -130,7 +157,7 @@ impl Cluster for NodeCluster {
             tail: options.tail,
             since: options.since,
         };
-        let reader = self.0.service_logs(selector, options).map_err(error)?;
+        let reader = self.node.service_logs(selector, options).map_err(error)?;
         let lines = futures_util::stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             match reader.next().await {

@@ -2,6 +2,7 @@
 //! stopped in a way that a container would notice.
 
 mod cluster;
+mod events;
 mod lock;
 mod machine;
 mod notify;
@@ -90,7 +91,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let node = Arc::new(node);
 
     let api = Api {
-        cluster: Arc::new(NodeCluster(node.clone())),
+        cluster: Arc::new(NodeCluster::new(node.clone())),
         engine: Arc::new(engine.clone()),
         identity: Arc::new(identity(config)?),
     };
