@@ -123,6 +123,8 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
         config.no_new_privileges = privileges.no_new_privileges;
         config.seccomp = seccomp(&privileges.seccomp)?;
     }
+    config.tty = spec.tty;
+    config.open_stdin = spec.open_stdin;
     config.log = log;
     config.check().map_err(|error| EngineError::Invalid(error.to_string()))?;
 
@@ -156,8 +158,6 @@ fn refuse_unsupported(spec: &ContainerSpec) -> Result<()> {
     let privileges = spec.privileges.clone().unwrap_or_default();
     let checked = spec.healthcheck.as_ref().is_some_and(|check| check.test.first().is_some_and(|kind| kind != "NONE"));
     let refused = [
-        (spec.tty, "a terminal (tty)"),
-        (spec.open_stdin, "an open standard input"),
         (spec.init == Some(true), "an init process (init)"),
         (checked, "a health check"),
         (!spec.secrets.is_empty(), "secrets"),

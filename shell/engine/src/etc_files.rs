@@ -37,6 +37,7 @@ pub(crate) fn write(record: &Record, endpoint: &Endpoint, directory: &Directory,
                 read_only: record.config.read_only_rootfs,
                 propagation: BindPropagation::Rprivate,
                 non_recursive: false,
+                writable_below: false,
             });
         }
     }

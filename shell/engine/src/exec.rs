@@ -295,7 +295,8 @@ impl Inner {
             env: options.env.clone(),
             cwd: options.working_dir.clone(),
             user: options.user.clone(),
-            tty: false,
+            tty: options.tty,
+            ..ExecConfig::default()
         };
         self.tell(&exec.container, format!("exec_start: {}", exec.command()), [("execID", exec.id.as_str())]);
         let started = exec.container.client().await?.exec(config, options.attach_stdin).await?;
@@ -314,11 +315,11 @@ impl Inner {
                 () = inner.closing.cancelled() => {}
             }
         });
-        let (stdout, stderr) = (ExecOutput(Some(started.stdout)), ExecOutput(Some(started.stderr)));
+        let (stdout, stderr) = (ExecOutput(Some(started.stdout)), started.stderr.map(|it| ExecOutput(Some(it))));
         Ok(ExecStreams {
             stdin: started.stdin,
             stdout: options.attach_stdout.then_some(stdout),
-            stderr: options.attach_stderr.then_some(stderr),
+            stderr: stderr.filter(|_| options.attach_stderr),
             exit: exec.phase.subscribe(),
         })
     }

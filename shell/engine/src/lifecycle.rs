@@ -127,7 +127,7 @@ impl Inner {
             }
         };
         container.set_state(ContainerState::Starting);
-        match ShimLaunch::spawn(&self.config.shim_binary, &bundle).await {
+        match ShimLaunch::spawn(&self.config.shim_binary, &bundle, Vec::new()).await {
             Ok(running) => {
                 container.set_state(running_state(&running.pids));
                 self.watch(container.clone());

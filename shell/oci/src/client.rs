@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 
+use crate::attachment::{AttachEnds, null, pipe_pair, receiver, sender};
 use crate::bundle::{Bundle, Status};
 use crate::config::ExecConfig;
 use crate::protocol::{Answer, FRAME_MAX, Hello, Op, PROTOCOL_VERSION, Reply, Request, State, frame};
@@ -27,6 +28,9 @@ const LOOK_PERIOD: Duration = Duration::from_millis(250);
 const REPORT_MAX: u64 = 64 * 1024;
 /// How long a shim may take to answer what it answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Attachments that may be handed over at the start.
+const ATTACH_MAX: usize = 16;
 
 /// What a shim tells its launcher: exactly one of the two is set.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -119,19 +123,21 @@ impl ShimLaunch {
     /// Runs `binary shim DIR` and waits until the container runs. The shim is in a session of its own and no child
     /// of this process: it outlives it and leaves no zombie.
     ///
-    /// When this future is dropped before it ends, the shim goes on: look at [`Bundle::status`] afterwards.
+    /// When this future is dropped before it ends, the shim goes on: look at [`Bundle::status`] afterwards. What is in
+    /// `attach` is attached before the program runs, so that it misses nothing.
     ///
     /// # Errors
     /// When the container cannot be started; then nothing of it is left but its `exit.json`.
-    pub async fn spawn(binary: &Path, bundle: &Bundle) -> Result<Running, StartError> {
+    pub async fn spawn(binary: &Path, bundle: &Bundle, attach: Vec<AttachEnds>) -> Result<Running, StartError> {
         let shim = |source| StartError::Shim { binary: binary.to_owned(), source };
+        let stdin = hand_over(attach).map_err(shim)?;
         // The process started here only forks the shim and ends; its standard output is the report's way.
         let mut child = Command::new(binary)
             .arg("shim")
             .arg(bundle.dir())
             .env_clear()
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -171,6 +177,25 @@ impl ShimLaunch {
             Report { .. } => Err(StartError::Silent { what: "ended without a report" }),
         }
     }
+}
+
+/// Puts descriptors into a socket that becomes the shim's standard input: one message for each attachment.
+fn hand_over(attach: Vec<AttachEnds>) -> io::Result<Stdio> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    if attach.is_empty() {
+        return Ok(Stdio::null());
+    }
+    if attach.len() > ATTACH_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many attachments to one container"));
+    }
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    for ends in &attach {
+        let (streams, fds) = (serde_json::to_vec(&ends.streams())?, ends.descriptors());
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let rights = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(ours.as_raw_fd(), &[IoSlice::new(&streams)], &rights, flags, None)?;
+    }
+    Ok(Stdio::from(theirs))
 }
 
 /// Talks to the shim of one bundle.
@@ -246,25 +271,59 @@ impl ShimClient {
         self.order(Op::Resume).await
     }
 
+    /// Attaches to the container's streams: what it writes from now on. The ends are from [`crate::attachment`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn attach(&self, ends: AttachEnds) -> Result<(), ClientError> {
+        let ask = async {
+            let mut connection = Connection::open(&self.bundle).await?;
+            connection.send(Op::Attach(ends.streams()), &ends.descriptors()).await?;
+            connection.receive().await
+        };
+        match tokio::time::timeout(ANSWER_TIMEOUT, ask).await.map_err(|_| ClientError::Lost(late()))?? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Sets the size of the container's terminal.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it has none.
+    pub async fn resize(&self, rows: u16, cols: u16) -> Result<(), ClientError> {
+        self.order(Op::Resize { rows, cols }).await
+    }
+
+    /// Sets the size of the terminal of a process started by [`ShimClient::exec`].
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it has none.
+    pub async fn resize_exec(&self, pid: i32, rows: u16, cols: u16) -> Result<(), ClientError> {
+        self.order(Op::ResizeExec { pid, rows, cols }).await
+    }
+
     /// Starts a process in the container with the container's own confinement. Without `stdin` it reads from
-    /// `/dev/null`. Its output must be read while it runs.
+    /// `/dev/null`, or from a terminal on which nobody types. Its output must be read while it runs.
     ///
     /// # Errors
     /// [`ClientError::ExecFailed`] when the program cannot be started.
     pub async fn exec(&self, config: ExecConfig, stdin: bool) -> Result<Exec, ClientError> {
         let mut connection = Connection::open(&self.bundle).await?;
-        let made = |error: nix::Error| ClientError::Lost(io::Error::from(error));
-        let pair = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(made);
         let (input, writer) = if stdin {
-            let (reader, writer) = pair()?;
-            (reader, Some(pipe::Sender::from_owned_fd(nonblocking(writer)?).map_err(ClientError::Lost)?))
+            let (reader, writer) = pipe_pair().map_err(ClientError::Lost)?;
+            (reader, Some(sender(writer).map_err(ClientError::Lost)?))
         } else {
-            (std::fs::File::open("/dev/null").map_err(ClientError::Lost)?.into(), None)
+            (null().map_err(ClientError::Lost)?, None)
         };
-        let (stdout, output) = pair()?;
-        let (stderr, errors) = pair()?;
-        let stdout = pipe::Receiver::from_owned_fd(nonblocking(stdout)?).map_err(ClientError::Lost)?;
-        let stderr = pipe::Receiver::from_owned_fd(nonblocking(stderr)?).map_err(ClientError::Lost)?;
+        let (stdout, output) = pipe_pair().map_err(ClientError::Lost)?;
+        let stdout = receiver(stdout).map_err(ClientError::Lost)?;
+        let (stderr, errors) = if config.tty {
+            (None, null().map_err(ClientError::Lost)?)
+        } else {
+            let (stderr, errors) = pipe_pair().map_err(ClientError::Lost)?;
+            (Some(receiver(stderr).map_err(ClientError::Lost)?), errors)
+        };
         let fds: [OwnedFd; 3] = [input, output, errors];
         connection.send(Op::Exec(config), &[fds[0].as_raw_fd(), fds[1].as_raw_fd(), fds[2].as_raw_fd()]).await?;
         // Ours must be closed, or the streams never end.
@@ -320,13 +379,6 @@ fn unexpected(answer: Answer) -> ClientError {
     }
 }
 
-fn nonblocking(fd: OwnedFd) -> Result<OwnedFd, ClientError> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let set = fcntl(fd.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
-    set.map_err(|error| ClientError::Lost(io::Error::from(error)))?;
-    Ok(fd)
-}
-
 /// A process started in a running container. Dropping it does not end the process.
 #[derive(Debug)]
 pub struct Exec {
@@ -334,10 +386,10 @@ pub struct Exec {
     pub pid: i32,
     /// Its standard input, if asked for. Dropping it is the end of input.
     pub stdin: Option<pipe::Sender>,
-    /// Its standard output.
+    /// Its standard output, or its terminal.
     pub stdout: pipe::Receiver,
-    /// Its standard error.
-    pub stderr: pipe::Receiver,
+    /// Its standard error; `None` with a terminal.
+    pub stderr: Option<pipe::Receiver>,
     /// Its end.
     pub exit: ExecWait,
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::process::ProcessId;
+
 /// The version of `shim.json` this release writes, and the highest it reads.
 pub const CONFIG_VERSION: u32 = 1;
 
@@ -76,12 +78,48 @@ pub struct ContainerConfig {
     /// The network namespace.
     #[serde(default)]
     pub network: NetworkNamespace,
-    /// A terminal. Not supported yet: refused.
+    /// A terminal of its own for the first process, instead of three streams.
     #[serde(default)]
     pub tty: bool,
-    /// A tiny init as pid 1. Not supported yet: refused.
+    /// Rows and columns of the terminal; `None` leaves them at 0, for a program to take its default.
+    #[serde(default)]
+    pub console_size: Option<[u16; 2]>,
+    /// Standard input that attached clients can write to; otherwise it is `/dev/null`.
+    #[serde(default)]
+    pub open_stdin: bool,
+    /// Standard input ends when the first client that was attached to it ends its own; not with a terminal.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// A tiny init as pid 1, which passes signals on to the program and reaps zombies.
     #[serde(default)]
     pub init: bool,
+    /// The process id namespace.
+    #[serde(default)]
+    pub pid: Namespace,
+    /// The namespace of System V IPC and POSIX message queues; `/dev/shm` goes with it.
+    #[serde(default)]
+    pub ipc: Namespace,
+    /// The namespace of host and domain name.
+    #[serde(default)]
+    pub uts: Namespace,
+    /// The control group namespace.
+    #[serde(default)]
+    pub cgroupns: Namespace,
+    /// All capabilities and devices of the machine, no system call filter, nothing masked or read-only.
+    #[serde(default)]
+    pub privileged: bool,
+    /// Device nodes of the machine to be had in the container.
+    #[serde(default)]
+    pub devices: Vec<Device>,
+    /// Further rules of the device control group, e.g. `c 42:* rmw`.
+    #[serde(default)]
+    pub device_cgroup_rules: Vec<String>,
+    /// Paths hidden in the container; `None` is Docker's list.
+    #[serde(default)]
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths that are read-only in the container; `None` is Docker's list.
+    #[serde(default)]
+    pub readonly_paths: Option<Vec<String>>,
     /// Size of `/dev/shm` in bytes.
     #[serde(default = "shm_size")]
     pub shm_size: u64,
@@ -122,7 +160,19 @@ impl ContainerConfig {
             oom_score_adj: None,
             network: NetworkNamespace::Private,
             tty: false,
+            console_size: None,
+            open_stdin: false,
+            stdin_once: false,
             init: false,
+            pid: Namespace::Private,
+            ipc: Namespace::Private,
+            uts: Namespace::Private,
+            cgroupns: Namespace::Private,
+            privileged: false,
+            devices: Vec::new(),
+            device_cgroup_rules: Vec::new(),
+            masked_paths: None,
+            readonly_paths: None,
             shm_size: SHM_SIZE,
             log: None,
         }
@@ -167,9 +217,6 @@ impl ContainerConfig {
                 "invalid cgroup parent {:?}: must be an absolute path without \"..\"",
                 self.cgroup_parent
             ));
-        }
-        if self.tty {
-            return bad("a terminal (tty) is not supported yet: run the service without --tty".to_owned());
         }
         if self.init {
             return bad("an init process as pid 1 is not supported yet: run the service without --init".to_owned());
@@ -269,6 +316,31 @@ pub enum NetworkNamespace {
     Path(PathBuf),
 }
 
+/// Another namespace of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Namespace {
+    /// A new one.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+    /// That of a running process, e.g. of another container's first one.
+    Of(ProcessId),
+}
+
+/// A device node of the machine in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute path on the host: a device node, or a directory of them.
+    pub host: PathBuf,
+    /// Absolute path in the container, below `/dev`.
+    pub container: PathBuf,
+    /// `r`, `w`, `m` (make nodes) in any combination; empty is `rwm`.
+    #[serde(default)]
+    pub permissions: String,
+}
+
 /// How mounts below a bind mount travel between host and container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -282,6 +354,10 @@ pub enum BindPropagation {
     Rslave,
     /// From the host into the container.
     Slave,
+    /// Both ways, recursively.
+    Rshared,
+    /// Both ways.
+    Shared,
 }
 
 /// A mount besides the default ones.
@@ -303,6 +379,9 @@ pub enum Mount {
         /// Leave out what is mounted below the source.
         #[serde(default)]
         non_recursive: bool,
+        /// With `read_only`: what is mounted below the source stays writable.
+        #[serde(default)]
+        writable_below: bool,
     },
     /// A file system in memory.
     Tmpfs {
@@ -383,8 +462,12 @@ pub struct ExecConfig {
     pub cwd: String,
     /// As [`ContainerConfig::user`]; empty means the container's user.
     pub user: String,
-    /// A terminal. Not supported yet: refused.
+    /// A terminal of its own; [`crate::Exec::stdout`] carries it.
     pub tty: bool,
+    /// Rows and columns of the terminal.
+    pub console_size: Option<[u16; 2]>,
+    /// All capabilities and no system call filter.
+    pub privileged: bool,
 }
 
 #[cfg(test)]
@@ -419,7 +502,6 @@ mod tests {
             config.check().is_err()
         };
         assert!(config.check().is_ok());
-        assert!(refused(|config| config.tty = true));
         assert!(refused(|config| config.init = true));
         assert!(refused(|config| config.args.clear()));
         assert!(refused(|config| config.id = "../x".to_owned()));

@@ -11,6 +11,7 @@
 //! calls [`shim_main`] before it starts anything else when its first argument is `shim`.
 #![allow(unsafe_code, reason = "this crate is where processes, namespaces and descriptors are made")]
 
+mod attachment;
 mod bundle;
 mod cgroup;
 mod client;
@@ -22,13 +23,15 @@ mod record;
 mod rootfs;
 mod shim;
 mod spec;
+mod usage;
 
+pub use attachment::{AttachEnds, Attachment, attachment};
 pub use bundle::{Bundle, BundleError, Status};
 pub use cgroup::{CgroupMode, Cgroups};
 pub use client::{ClientError, Exec, ExecExit, ExecWait, Running, ShimClient, ShimLaunch, StartError};
 pub use config::{
-    BindPropagation, CONFIG_VERSION, ConfigError, ContainerConfig, ExecConfig, LogConfig, Mount, NetworkNamespace,
-    Resources, Rlimit, RootFs, Seccomp,
+    BindPropagation, CONFIG_VERSION, ConfigError, ContainerConfig, Device, ExecConfig, LogConfig, Mount, Namespace,
+    NetworkNamespace, Resources, Rlimit, RootFs, Seccomp,
 };
 pub use host::HostInfo;
 pub use process::ProcessId;
@@ -36,3 +39,4 @@ pub use protocol::{Phase, State};
 pub use record::{ExitRecord, Pids};
 pub use shim::shim_main;
 pub use spec::{SpecError, build_spec};
+pub use usage::{BlockIo, CpuUsage, MemoryUsage, Usage, usage};

@@ -1,7 +1,8 @@
 //! The words on `shim.sock`. A frame is four bytes of length, most significant first, then that much JSON, at most
 //! 64 KiB. The shim speaks first: [`Hello`] with its version. Then the client sends [`Request`]s, each with a number;
 //! each [`Reply`] carries the number of its request. `wait` and `exec` are answered late, the rest at once. The
-//! descriptors of an `exec` (stdin, stdout, stderr) travel with its frame by `SCM_RIGHTS`.
+//! descriptors of an `exec` (stdin, stdout, stderr) and of an `attach` (those it names) travel with its frame by
+//! `SCM_RIGHTS`.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,20 @@ pub(crate) const FRAME_MAX: usize = 64 * 1024;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) version: u32,
+}
+
+/// Which streams the descriptors of an attachment belong to, in this order.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Streams {
+    pub(crate) stdin: bool,
+    pub(crate) stdout: bool,
+    pub(crate) stderr: bool,
+}
+
+impl Streams {
+    pub(crate) fn count(self) -> usize {
+        usize::from(self.stdin) + usize::from(self.stdout) + usize::from(self.stderr)
+    }
 }
 
 /// What a client asks.
@@ -43,6 +58,19 @@ pub(crate) enum Op {
     Pause,
     Resume,
     Exec(ExecConfig),
+    /// More ends for the container's streams.
+    Attach(Streams),
+    /// Of the container's terminal.
+    Resize {
+        rows: u16,
+        cols: u16,
+    },
+    /// Of the terminal of a process started by `exec`.
+    ResizeExec {
+        pid: i32,
+        rows: u16,
+        cols: u16,
+    },
     /// To a process started by `exec`.
     KillExec {
         pid: i32,

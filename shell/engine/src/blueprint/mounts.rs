@@ -64,15 +64,13 @@ fn bind(mount: &Mount) -> Result<(skep_oci::Mount, MountRecord)> {
             return invalid(format!("cannot mount {:?} with propagation {other:?}: not supported yet", mount.target));
         }
     };
-    if options.read_only_force_recursive {
-        return invalid(format!("cannot mount {:?} read-only recursively: not supported yet", mount.target));
-    }
     let made = skep_oci::Mount::Bind {
         source: PathBuf::from(&mount.source),
         target: PathBuf::from(&mount.target),
         read_only: mount.read_only,
         propagation,
         non_recursive: options.non_recursive,
+        writable_below: options.read_only_non_recursive,
     };
     let shown = if options.propagation.is_empty() { "rprivate" } else { &options.propagation };
     Ok((made, record("bind", mount, shown)))

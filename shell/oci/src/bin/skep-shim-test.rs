@@ -20,7 +20,7 @@ fn launch(args: &[OsString]) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let bundle = skep_oci::Bundle::new(Path::new(dir));
-    match runtime.block_on(skep_oci::ShimLaunch::spawn(Path::new(binary), &bundle)) {
+    match runtime.block_on(skep_oci::ShimLaunch::spawn(Path::new(binary), &bundle, Vec::new())) {
         Ok(_) => loop {
             std::thread::park();
         },

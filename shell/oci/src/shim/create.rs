@@ -13,12 +13,14 @@ use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::socket::MsgFlags;
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{dup2, pipe2};
+use nix::unistd::dup2;
 
 use super::executor::Program;
-use super::hold::{HOLD, HoldFile};
-use super::{hold, launch, log};
+use super::hold::{HOLD, HeldEnds, HeldStreams, HoldFile};
+use super::{hold, launch, log, terminal};
+use crate::attachment::{AttachEnds, null, pipe_pair};
 use crate::cgroup::{Cgroups, ContainerCgroup};
 use crate::client::{Failure, Report};
 use crate::config::{ContainerConfig, RootFs};
@@ -33,6 +35,9 @@ use crate::spec::build_spec;
 /// Docker's code for a container that could not be started for another reason than its program.
 const NOT_STARTED: i32 = 128;
 
+/// Where libcontainer sends the container's terminal, in the runtime directory.
+const CONSOLE_SOCKET: &str = "console.sock";
+
 /// What has been made so far, to be undone when the rest fails.
 #[derive(Default)]
 struct Made {
@@ -40,14 +45,16 @@ struct Made {
     init: Option<ProcessId>,
 }
 
-/// Runs the container in `bundle`. Standard output is the way to the launcher.
+/// Runs the container in `bundle`. Standard output is the way to the launcher; on standard input come the ends of those who
+/// are attached from the beginning.
 pub(super) fn run(bundle: PathBuf) -> ExitCode {
+    let attached = take_attached();
     let report = match take_report() {
         Ok(report) => report,
         Err(_) => return ExitCode::FAILURE,
     };
     let mut made = Made::default();
-    match start(&bundle, &mut made) {
+    match start(&bundle, attached, &mut made) {
         Ok((pids, hold)) => {
             tell(report, &Report { running: Some(pids), failed: None });
             go_on(&bundle, hold)
@@ -70,6 +77,17 @@ pub(super) fn run(bundle: PathBuf) -> ExitCode {
     }
 }
 
+/// Everything was sent before we were started. Standard input is `/dev/null` when nobody is attached.
+fn take_attached() -> Vec<AttachEnds> {
+    let mut all = Vec::new();
+    let mut buffer = [0; 256];
+    while let Ok((count, fds)) = terminal::receive(0, &mut buffer, MsgFlags::MSG_DONTWAIT) {
+        let Ok(streams) = serde_json::from_slice(&buffer[..count]) else { break };
+        all.extend(AttachEnds::from_descriptors(streams, fds));
+    }
+    all
+}
+
 /// Moves the launcher's pipe away from standard output, and puts `/dev/null` on the standard descriptors.
 fn take_report() -> io::Result<OwnedFd> {
     let report = fcntl(1, FcntlArg::F_DUPFD_CLOEXEC(3))?;
@@ -87,7 +105,7 @@ fn tell(report: OwnedFd, what: &Report) {
     let _ = File::from(report).write_all(&serde_json::to_vec(what).unwrap_or_default());
 }
 
-fn start(bundle: &Path, made: &mut Made) -> Result<(Pids, HoldFile), Failure> {
+fn start(bundle: &Path, attached: Vec<AttachEnds>, made: &mut Made) -> Result<(Pids, HoldFile), Failure> {
     let shim = ProcessId::this().ok_or_else(|| other("cannot read /proc"))?;
     let mut pids = Pids { version: RECORD_VERSION, shim, init: None, started_at: None };
     let step = |what: &'static str| move |error: io::Error| other(&format!("{what}: {error}"));
@@ -119,14 +137,17 @@ fn start(bundle: &Path, made: &mut Made) -> Result<(Pids, HoldFile), Failure> {
     clear(&runtime).and_then(|()| std::fs::create_dir_all(&runtime)).map_err(step("cannot make the runtime state"))?;
     spec.save(runtime.join("config.json")).map_err(|error| other(&chain(&error)))?;
 
-    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| other(&error.to_string()));
-    let (stdout, stdout_child) = pipe()?;
-    let (stderr, stderr_child) = pipe()?;
-    let (errors, errors_child) = pipe()?;
+    let (errors, errors_child) = pipe_pair().map_err(step("cannot make a pipe"))?;
+    let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
+    let (streams, theirs) = streams(&config, &runtime).map_err(step("cannot make the container's streams"))?;
+    // A program that opens `/dev/stdout` by name may do so.
+    for stream in theirs.iter().flatten() {
+        terminal::give(stream.as_raw_fd(), uid);
+    }
     let oom_score = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
     let program = Program { errors: errors_child.as_raw_fd() };
     let visit = cgroup.visit().map_err(step("cannot use the control group"))?;
-    let built = create(&config, &runtime, (stdout_child, stderr_child), program);
+    let built = create(&config, &runtime, theirs, program);
     drop(errors_child);
     let mut container =
         built.map_err(|error| program_failure(&errors, true).unwrap_or_else(|| oci(&chain(error.as_ref()))))?;
@@ -137,6 +158,22 @@ fn start(bundle: &Path, made: &mut Made) -> Result<(Pids, HoldFile), Failure> {
     if let Some(score) = oom_score {
         let _ = std::fs::write("/proc/self/oom_score_adj", score.trim());
     }
+    let streams = match streams {
+        Ours::Console(listener) => {
+            let terminal = receive_terminal(&listener).map_err(step("cannot get the container's terminal"))?;
+            let _ = std::fs::remove_file(runtime.join(CONSOLE_SOCKET));
+            if let Some([rows, cols]) = config.console_size {
+                terminal::resize(&terminal, rows, cols).map_err(step("cannot set the size of the terminal"))?;
+            }
+            HeldStreams { terminal: true, stdin: None, stdout: keep(terminal)?, stderr: None }
+        }
+        Ours::Pipes { stdin, stdout, stderr } => HeldStreams {
+            terminal: false,
+            stdin: stdin.map(keep).transpose()?,
+            stdout: keep(stdout)?,
+            stderr: Some(keep(stderr)?),
+        },
+    };
     write_atomically(bundle, PID_FILE, &pids).map_err(step("cannot write pid.json"))?;
     drop(visit);
     refuse_when_cancelled(bundle)?;
@@ -160,30 +197,67 @@ fn start(bundle: &Path, made: &mut Made) -> Result<(Pids, HoldFile), Failure> {
         merged,
         cgroup,
         oom_score_adj: config.oom_score_adj,
-        stdout: keep(stdout)?,
-        stderr: keep(stderr)?,
+        streams,
+        open_stdin: config.open_stdin,
+        stdin_once: config.stdin_once,
+        attached: attached.into_iter().map(keep_ends).collect::<Result<_, _>>()?,
         listener: keep(listener.into())?,
     };
     Ok((pids, hold))
 }
 
+/// Our ends of the container's streams.
+enum Ours {
+    Pipes {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    /// Its terminal is made inside and comes by this socket.
+    Console(UnixListener),
+}
+
+/// Ours, and what the container gets as its standard streams; nothing when it gets a terminal.
+fn streams(config: &ContainerConfig, runtime: &Path) -> io::Result<(Ours, Option<[OwnedFd; 3]>)> {
+    if config.tty {
+        // By a short name: an address has room for 108 bytes.
+        let path = Path::new(RUNTIME_DIR).join(CONSOLE_SOCKET);
+        debug_assert!(runtime.ends_with(RUNTIME_DIR), "the bundle is the current directory");
+        return Ok((Ours::Console(UnixListener::bind(path)?), None));
+    }
+    let (stdout, stdout_child) = pipe_pair()?;
+    let (stderr, stderr_child) = pipe_pair()?;
+    let (stdin_child, stdin) = if config.open_stdin {
+        let (reader, writer) = pipe_pair()?;
+        (reader, Some(writer))
+    } else {
+        (null()?, None)
+    };
+    Ok((Ours::Pipes { stdin, stdout, stderr }, Some([stdin_child, stdout_child, stderr_child])))
+}
+
+/// It was sent before the container's first process said that it is ready.
+fn receive_terminal(listener: &UnixListener) -> io::Result<OwnedFd> {
+    listener.set_nonblocking(true)?;
+    let (socket, _) = listener.accept()?;
+    let (_, fds) = terminal::receive(socket.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_DONTWAIT)?;
+    fds.into_iter().next().ok_or_else(|| io::Error::other("none was sent"))
+}
+
 fn create(
     config: &ContainerConfig,
     runtime: &Path,
-    (stdout, stderr): (OwnedFd, OwnedFd),
+    streams: Option<[OwnedFd; 3]>,
     program: Program,
 ) -> Result<Container, Box<dyn Error>> {
-    let container = ContainerBuilder::new(config.id.clone(), SyscallType::default())
+    let builder = ContainerBuilder::new(config.id.clone(), SyscallType::default())
         .with_root_path(runtime.join("state"))?
-        .with_executor(program)
-        .with_stdin(File::open("/dev/null")?)
-        .with_stdout(stdout)
-        .with_stderr(stderr)
-        .validate_id()?
-        .as_init(runtime)
-        .with_systemd(false)
-        .with_detach(true)
-        .build()?;
+        .with_executor(program);
+    let builder = match streams {
+        Some([stdin, stdout, stderr]) => builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr),
+        None => builder.with_console_socket(Some(runtime.join(CONSOLE_SOCKET))),
+    };
+    let container = builder.validate_id()?.as_init(runtime).with_systemd(false).with_detach(true).build()?;
     Ok(container)
 }
 
@@ -204,6 +278,11 @@ fn program_failure(errors: &OwnedFd, at_once: bool) -> Option<Failure> {
 fn keep(fd: OwnedFd) -> Result<i32, Failure> {
     fcntl(fd.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty())).map_err(|error| other(&error.to_string()))?;
     Ok(std::os::fd::IntoRawFd::into_raw_fd(fd))
+}
+
+fn keep_ends(ends: AttachEnds) -> Result<HeldEnds, Failure> {
+    let kept = |fd: Option<OwnedFd>| fd.map(keep).transpose();
+    Ok([kept(ends.stdin)?, kept(ends.stdout)?, kept(ends.stderr)?])
 }
 
 fn go_on(bundle: &Path, hold: HoldFile) -> ExitCode {

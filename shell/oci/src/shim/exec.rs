@@ -1,16 +1,19 @@
 //! A further process in a running container, with the container's confinement: same namespaces, control group,
 //! capabilities, system call filter and `no_new_privs`. The shim forks a helper that executes `shim --exec`; it enters
 //! the container and forks again (a pid namespace is entered by children only); that child is the shim's own child
-//! (`CLONE_PARENT`), takes on the confinement and becomes the program. Both report to the shim on a pipe.
+//! (`CLONE_PARENT`), takes on the confinement and becomes the program. Both report to the shim on a socket; by it comes the
+//! terminal, too, if one is wanted: it is made inside the container.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use libcontainer::oci_spec::runtime::{Capability as OciCapability, Spec};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 use nix::unistd::{ForkResult, Gid, Uid, fork, pipe2};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +21,8 @@ use super::executor::{execute, exit_code, find, plain};
 use super::hold::HoldFile;
 use super::launch;
 use super::server::Server;
+use super::terminals::Terminal;
+use super::{terminal, terminals};
 use crate::cgroup::ContainerCgroup;
 use crate::client::Failure;
 use crate::config::ExecConfig;
@@ -42,11 +47,13 @@ struct Request {
     oom_score_adj: Option<i32>,
 }
 
-/// One line on the status pipe.
+/// One line on the status socket.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Status {
     Pid(i32),
+    /// Our end of the terminal comes with it.
+    Terminal,
     Failed(Failure),
 }
 
@@ -59,12 +66,18 @@ pub(super) struct Finished {
 
 struct Run {
     client: (u64, u64),
-    status: Option<File>,
+    status: Option<OwnedFd>,
+    /// The client's standard input and output, until the terminal is there that they belong to.
+    waiting: Option<[OwnedFd; 2]>,
+    terminal: Option<Terminal>,
     text: Vec<u8>,
     pid: Option<i32>,
     failed: Option<Failure>,
     finished: Option<Finished>,
+    /// Whether the client knows that it runs, or why not.
     answered: bool,
+    /// Whether the client knows how it ended.
+    told: bool,
 }
 
 /// The execs of a container.
@@ -75,7 +88,7 @@ pub(super) struct Execs {
 
 impl Execs {
     pub(super) fn running(&self) -> usize {
-        self.runs.len()
+        self.runs.iter().filter(|run| run.finished.is_none()).count()
     }
 
     pub(super) fn has(&self, pid: i32) -> bool {
@@ -95,9 +108,6 @@ impl Execs {
         stdio: [OwnedFd; 3],
         client: (u64, u64),
     ) -> Result<(), String> {
-        if config.tty {
-            return Err("a terminal (tty) is not supported yet: run the exec without --tty".to_owned());
-        }
         if config.args.first().is_none_or(String::is_empty) {
             return Err("no exec command specified".to_owned());
         }
@@ -110,15 +120,26 @@ impl Execs {
             cgroup: held.cgroup.clone(),
             oom_score_adj: held.oom_score_adj,
         };
-        let status = spawn(&request, stdio).map_err(|error| format!("cannot start an exec: {error}"))?;
+        let cannot = |error: io::Error| format!("cannot start an exec: {error}");
+        let (stdio, waiting) = if config.tty {
+            let [stdin, stdout, unused] = stdio;
+            let twin = || unused.try_clone().map_err(cannot);
+            ([twin()?, twin()?, twin()?], Some([stdin, stdout]))
+        } else {
+            (stdio, None)
+        };
+        let status = spawn(&request, stdio).map_err(cannot)?;
         self.runs.push(Run {
             client,
             status: Some(status),
+            waiting,
+            terminal: None,
             text: Vec::new(),
             pid: None,
             failed: None,
             finished: None,
             answered: false,
+            told: false,
         });
         Ok(())
     }
@@ -126,11 +147,15 @@ impl Execs {
     /// Reads what a helper reports; the end of the pipe means that the program runs or never will.
     pub(super) fn read_status(&mut self, index: usize, server: &mut Server) {
         let Some(run) = self.runs.get_mut(index) else { return };
-        let Some(pipe) = &mut run.status else { return };
+        let Some(socket) = &run.status else { return };
         let mut buffer = [0; 1024];
+        let mut fds = Vec::new();
         loop {
-            match pipe.read(&mut buffer) {
-                Ok(count) if count > 0 && run.text.len() < 65536 => run.text.extend_from_slice(&buffer[..count]),
+            match terminal::receive(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok((count, more)) if count > 0 && run.text.len() < 65536 => {
+                    run.text.extend_from_slice(&buffer[..count]);
+                    fds.extend(more);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 _ => {
@@ -143,6 +168,11 @@ impl Execs {
             match serde_json::from_slice(&run.text[..end]) {
                 Ok(Status::Pid(pid)) => run.pid = Some(pid),
                 Ok(Status::Failed(failure)) => run.failed = Some(failure),
+                Ok(Status::Terminal) => {
+                    if let (Some(master), Some([stdin, stdout])) = (fds.pop(), run.waiting.take()) {
+                        run.terminal = Terminal::new(master, stdin, stdout).ok();
+                    }
+                }
                 Err(_) => {}
             }
             run.text.drain(..=end);
@@ -165,35 +195,70 @@ impl Execs {
         }
         if let Some(run) = self.runs.iter_mut().find(|run| run.pid == Some(pid) && run.finished.is_none()) {
             run.finished = Some(finished);
+            if let Some(terminal) = &mut run.terminal {
+                terminal.end();
+            }
         }
+    }
+
+    pub(super) fn terminals(&self) -> impl Iterator<Item = (usize, terminals::Part, RawFd, i16)> {
+        let all = self.runs.iter().enumerate();
+        let all = all.filter_map(|(index, run)| Some((index, run.terminal.as_ref()?)));
+        all.flat_map(|(index, terminal)| terminal.pollable().map(move |(part, fd, events)| (index, part, fd, events)))
+    }
+
+    /// Something happened on a descriptor of a terminal.
+    pub(super) fn terminal(&mut self, index: usize, part: terminals::Part, events: i16) {
+        if let Some(terminal) = self.runs.get_mut(index).and_then(|run| run.terminal.as_mut()) {
+            terminal.happened(part, events);
+        }
+    }
+
+    pub(super) fn resize(&self, pid: i32, rows: u16, cols: u16) -> Result<(), String> {
+        let run = self.runs.iter().find(|run| run.pid == Some(pid) && run.finished.is_none());
+        match run.map(|run| &run.terminal) {
+            None => Err("no such exec".to_owned()),
+            Some(None) => Err("the exec has no terminal".to_owned()),
+            Some(Some(terminal)) => {
+                terminal.resize(rows, cols).map_err(|error| format!("cannot set the size: {error}"))
+            }
+        }
+    }
+
+    /// When the next terminal of an ended program is due to be closed.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.runs.iter().filter_map(|run| run.terminal.as_ref()?.deadline()).min()
     }
 
     /// Answers for those that ended, and forgets them.
     pub(super) fn sweep(&mut self, server: &mut Server) {
-        self.runs.retain(|run| {
-            let Some(finished) = run.finished.filter(|_| run.answered) else {
-                return !run.answered || (run.failed.is_none() && run.pid.is_some());
-            };
-            if run.failed.is_none() {
-                let Finished { code, signal } = finished;
+        self.runs.retain_mut(|run| {
+            if !run.answered {
+                return true;
+            }
+            if run.failed.is_some() || run.pid.is_none() {
+                return false;
+            }
+            let Some(Finished { code, signal }) = run.finished else { return true };
+            if !run.told {
+                run.told = true;
                 server.answer(run.client.0, run.client.1, Answer::ExecExited { code, signal });
             }
-            false
+            run.terminal.as_ref().is_some_and(|terminal| !terminal.is_done())
         });
     }
 }
 
 /// Forks and executes a helper with `stdio`, the request on descriptor 3 and its report on 4.
-fn spawn(request: &Request, stdio: [OwnedFd; 3]) -> io::Result<File> {
+fn spawn(request: &Request, stdio: [OwnedFd; 3]) -> io::Result<OwnedFd> {
     let binary = launch::own_binary()?;
     let mut file = File::from(nix::sys::memfd::memfd_create(c"exec", nix::sys::memfd::MemFdCreateFlag::MFD_CLOEXEC)?);
     file.write_all(&serde_json::to_vec(request)?)?;
     io::Seek::rewind(&mut file)?;
-    let (status, report) = pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(status.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let (status, report) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
     // SAFETY: this process has one thread; the child may do anything.
     match unsafe { fork() }? {
-        ForkResult::Parent { .. } => Ok(File::from(status)),
+        ForkResult::Parent { .. } => Ok(status),
         ForkResult::Child => {
             let [stdin, stdout, stderr] = stdio;
             let _ = place([stdin, stdout, stderr, file.into(), report], &binary);
@@ -281,7 +346,7 @@ fn enter(request: File, status: &mut File) -> Result<std::convert::Infallible, F
             drop(ready);
             // The shim must know our pid before we can end.
             let _ = File::from(go).read(&mut [0]);
-            become_program(&request.exec, &spec)
+            become_program(&request.exec, &spec, status)
         }
         pid if pid > 0 => {
             report(status, &Status::Pid(i32::try_from(pid).unwrap_or_default()));
@@ -324,9 +389,12 @@ fn set_rlimits(spec: &Spec) -> Result<(), Failure> {
 }
 
 /// Inside all namespaces: takes on user, capabilities and filter, and executes.
-fn become_program(exec: &ExecConfig, spec: &Spec) -> Result<std::convert::Infallible, Failure> {
+fn become_program(exec: &ExecConfig, spec: &Spec, status: &File) -> Result<std::convert::Infallible, Failure> {
     let process = spec.process().as_ref().ok_or_else(|| failed("the container has no process"))?;
     let _ = nix::unistd::setsid();
+    if exec.tty {
+        take_terminal(exec, status).map_err(because("cannot make a terminal"))?;
+    }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let own = process.user();
     let (uid, gid, groups, home) = if exec.user.is_empty() {
@@ -337,6 +405,9 @@ fn become_program(exec: &ExecConfig, spec: &Spec) -> Result<std::convert::Infall
             .map_err(|error| failed(&error.to_string()))?;
         (user.uid, user.gid, user.additional, Some(user.home))
     };
+    for stream in 0..3 {
+        terminal::give(stream, uid);
+    }
     let env = environment(process.env().as_deref().unwrap_or_default(), exec, home);
     let cwd = if exec.cwd.is_empty() { process.cwd().as_path() } else { Path::new(&exec.cwd) };
     let to_cwd = || std::env::set_current_dir(cwd);
@@ -354,12 +425,25 @@ fn become_program(exec: &ExecConfig, spec: &Spec) -> Result<std::convert::Infall
     Err(Failure { exit_code: exit_code(&error), ..failed(&format!("exec {}: {}", path.display(), plain(&error))) })
 }
 
+/// Makes a terminal of this container, sends our end of it to the shim and takes the other.
+fn take_terminal(exec: &ExecConfig, status: &File) -> io::Result<()> {
+    let (master, slave) = terminal::open_pair()?;
+    if let Some([rows, cols]) = exec.console_size {
+        terminal::resize(&master, rows, cols)?;
+    }
+    let mut line = serde_json::to_vec(&Status::Terminal)?;
+    line.push(b'\n');
+    terminal::send(status.as_raw_fd(), &line, &master)?;
+    terminal::take(&slave)
+}
+
 fn environment(own: &[String], exec: &ExecConfig, home: Option<String>) -> Vec<String> {
     let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
     let mut all: Vec<String> = own.to_vec();
     // HOME was the container's user's; another user has another.
     let home = home.map(|home| format!("HOME={home}"));
-    for variable in home.into_iter().chain(exec.env.iter().cloned()) {
+    let term = exec.tty.then(|| "TERM=xterm".to_owned());
+    for variable in home.into_iter().chain(term).chain(exec.env.iter().cloned()) {
         match all.iter().position(|other| name(other) == name(&variable)) {
             Some(index) => all[index] = variable,
             None => all.push(variable),

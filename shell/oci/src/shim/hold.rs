@@ -14,9 +14,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 
+use super::attached::{Attached, Part};
 use super::exec::{Execs, Finished};
 use super::log::{LINE_MAX, Lines, Log, Stream};
 use super::server::{Asked, Server};
+use super::sink::Sink;
+use super::{terminal, terminals};
+use crate::attachment::{AttachEnds, set_nonblocking};
 use crate::cgroup::ContainerCgroup;
 use crate::config::LogConfig;
 use crate::process::ProcessId;
@@ -30,6 +34,8 @@ pub(super) const HOLD_FILE: &str = "hold.json";
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long the shim stays to get its last answers rid.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long it stays for those who read the container's last words slowly.
+const LINGER_FOR_READERS: Duration = Duration::from_secs(600);
 /// How often and how long it is tried to write `exit.json` on a full disk.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
 const RECORD_TRIES: u32 = 600;
@@ -46,10 +52,25 @@ pub(super) struct HoldFile {
     pub(super) merged: Option<PathBuf>,
     pub(super) cgroup: ContainerCgroup,
     pub(super) oom_score_adj: Option<i32>,
-    pub(super) stdout: RawFd,
-    pub(super) stderr: RawFd,
+    pub(super) streams: HeldStreams,
+    pub(super) open_stdin: bool,
+    pub(super) stdin_once: bool,
+    pub(super) attached: Vec<HeldEnds>,
     pub(super) listener: RawFd,
 }
+
+/// Our ends of the container's streams.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HeldStreams {
+    /// `stdout` is the terminal, and there is nothing else.
+    pub(super) terminal: bool,
+    pub(super) stdin: Option<RawFd>,
+    pub(super) stdout: RawFd,
+    pub(super) stderr: Option<RawFd>,
+}
+
+/// Ends of one who is attached: stdin, stdout, stderr.
+pub(super) type HeldEnds = [Option<RawFd>; 3];
 
 /// After execve: the current directory is the bundle still.
 pub(super) fn run(bundle: PathBuf) -> ExitCode {
@@ -70,6 +91,32 @@ pub(super) fn hold(bundle: &Path, file: HoldFile) -> ExitCode {
     if held.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// A descriptor that was kept open for us across execve.
+fn owned(fd: RawFd) -> io::Result<OwnedFd> {
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    // SAFETY: it was kept open for us and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the container writes, and where its input goes, if anybody may have it.
+fn take_streams(file: &HoldFile) -> io::Result<(Vec<Output>, Option<Sink>)> {
+    let output = |fd: OwnedFd, stream| -> io::Result<Output> {
+        set_nonblocking(&fd)?;
+        Ok(Output { pipe: Some(File::from(fd)), lines: Lines::new(stream) })
+    };
+    let stdout = owned(file.streams.stdout)?;
+    let input = match file.streams.stdin {
+        Some(stdin) => Some(owned(stdin)?),
+        None if file.streams.terminal && file.open_stdin => Some(stdout.try_clone()?),
+        None => None,
+    };
+    let mut outputs = vec![output(stdout, Stream::Stdout)?];
+    if let Some(stderr) = file.streams.stderr {
+        outputs.push(output(owned(stderr)?, Stream::Stderr)?);
+    }
+    Ok((outputs, input.map(Sink::new).transpose()?))
+}
+
 struct Output {
     pipe: Option<File>,
     lines: Lines,
@@ -85,7 +132,8 @@ struct Ended {
 struct Held {
     bundle: PathBuf,
     file: HoldFile,
-    outputs: [Output; 2],
+    outputs: Vec<Output>,
+    attached: Attached,
     log: Option<Log>,
     server: Server,
     execs: Execs,
@@ -101,7 +149,9 @@ enum Source {
     Signals,
     Listener,
     Output(usize),
+    Attached(Part),
     Exec(usize),
+    Terminal(usize, terminals::Part),
     Client(u64),
 }
 
@@ -112,24 +162,20 @@ impl Held {
         mask.add(Signal::SIGCHLD);
         mask.thread_block()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        for fd in [file.stdout, file.stderr, file.listener] {
-            nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+        let (mut outputs, input) = take_streams(&file)?;
+        let listener = UnixListener::from(owned(file.listener)?);
+        outputs.shrink_to_fit();
+        let mut attached = Attached::new(input, file.stdin_once && !file.streams.terminal);
+        for [stdin, stdout, stderr] in &file.attached {
+            let own = |fd: &Option<RawFd>| fd.map(owned).transpose();
+            let ends = AttachEnds { stdin: own(stdin)?, stdout: own(stdout)?, stderr: own(stderr)? };
+            // Who cannot be attached is told so by the end of his streams.
+            let _ = attached.add(ends);
         }
-        // SAFETY: these descriptors were kept open for us across execve and have no other owner.
-        let (stdout, stderr, listener) = unsafe {
-            (
-                File::from_raw_fd(file.stdout),
-                File::from_raw_fd(file.stderr),
-                UnixListener::from(OwnedFd::from_raw_fd(file.listener)),
-            )
-        };
-        let output = |pipe: File, stream| -> io::Result<Output> {
-            nix::fcntl::fcntl(pipe.as_raw_fd(), nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-            Ok(Output { pipe: Some(pipe), lines: Lines::new(stream) })
-        };
         Ok(Self {
             bundle: bundle.to_owned(),
-            outputs: [output(stdout, Stream::Stdout)?, output(stderr, Stream::Stderr)?],
+            outputs,
+            attached,
             log: file.log.as_ref().map(Log::open_later),
             server: Server::new(listener)?,
             execs: Execs::default(),
@@ -145,23 +191,27 @@ impl Held {
         // It may have ended before the signal was blocked.
         self.reap();
         loop {
-            let timeout = match &self.ended {
-                None => -1,
-                Some(ended) => {
-                    let left = ended.deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() || self.outputs.iter().all(|output| output.pipe.is_none()) {
-                        return Ok(self.ended.take().expect("just looked"));
-                    }
-                    i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1)
+            if let Some(ended) = &self.ended {
+                let late = ended.deadline <= Instant::now();
+                if late || self.outputs.iter().all(|output| output.pipe.is_none()) {
+                    return Ok(self.ended.take().expect("just looked"));
                 }
-            };
-            self.turn(timeout)?;
+            }
+            self.turn(None)?;
         }
     }
 
+    /// Milliseconds until something is due, at most `most`; -1 when nothing is.
+    fn timeout(&self, most: Option<Duration>) -> i32 {
+        let now = Instant::now();
+        let due = [self.ended.as_ref().map(|ended| ended.deadline), self.attached.deadline(), self.execs.deadline()];
+        let left = due.into_iter().flatten().map(|at| at.saturating_duration_since(now)).chain(most).min();
+        left.map_or(-1, |left| i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1))
+    }
+
     /// One look at everything that may have happened.
-    fn turn(&mut self, timeout: i32) -> io::Result<()> {
-        for (source, events) in self.poll(timeout)? {
+    fn turn(&mut self, most: Option<Duration>) -> io::Result<()> {
+        for (source, events) in self.poll(self.timeout(most))? {
             match source {
                 Source::Signals => {
                     while let Ok(Some(_)) = self.signals.read_signal() {}
@@ -169,7 +219,9 @@ impl Held {
                 }
                 Source::Listener => self.server.accept(),
                 Source::Output(index) => self.read_output(index),
+                Source::Attached(part) => self.attached.happened(part, events),
                 Source::Exec(index) => self.execs.read_status(index, &mut self.server),
+                Source::Terminal(index, part) => self.execs.terminal(index, part, events),
                 Source::Client(number) => {
                     if events & libc::POLLOUT != 0 {
                         self.server.write(number);
@@ -182,6 +234,7 @@ impl Held {
                 }
             }
         }
+        self.attached.sweep();
         self.execs.sweep(&mut self.server);
         self.server.sweep();
         Ok(())
@@ -191,8 +244,12 @@ impl Held {
         let mut sources = vec![(Source::Signals, self.signals.as_raw_fd(), libc::POLLIN)];
         sources.push((Source::Listener, self.server.listener.as_raw_fd(), libc::POLLIN));
         for (index, output) in self.outputs.iter().enumerate() {
-            sources.extend(output.pipe.as_ref().map(|pipe| (Source::Output(index), pipe.as_raw_fd(), libc::POLLIN)));
+            let pipe = output.pipe.as_ref().filter(|_| !self.attached.is_full(index));
+            sources.extend(pipe.map(|pipe| (Source::Output(index), pipe.as_raw_fd(), libc::POLLIN)));
         }
+        let attached = self.attached.pollable().into_iter();
+        sources.extend(attached.map(|(part, fd, events)| (Source::Attached(part), fd, events)));
+        sources.extend(self.execs.terminals().map(|(index, part, fd, ev)| (Source::Terminal(index, part), fd, ev)));
         sources.extend(self.execs.pollable().map(|(index, fd)| (Source::Exec(index), fd, libc::POLLIN)));
         for client in &self.server.connections {
             let events = libc::POLLIN | if client.wants_to_write() { libc::POLLOUT } else { 0 };
@@ -212,18 +269,20 @@ impl Held {
         let mut buffer = [0; LINE_MAX];
         let output = &mut self.outputs[index];
         let Some(pipe) = &mut output.pipe else { return };
+        let count = match pipe.read(&mut buffer) {
+            Ok(count) => count,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
+            // A terminal that nobody holds open any more says so by an error.
+            Err(_) => 0,
+        };
         let mut text = Vec::new();
-        let lines = match pipe.read(&mut buffer) {
-            Ok(0) => {
-                output.pipe = None;
-                output.lines.finish(&mut text)
-            }
-            Ok(count) => output.lines.feed(&buffer[..count], &mut text),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
-            Err(_) => {
-                output.pipe = None;
-                output.lines.finish(&mut text)
-            }
+        let lines = if count == 0 {
+            output.pipe = None;
+            self.attached.end_output(index);
+            output.lines.finish(&mut text)
+        } else {
+            self.attached.output(index, &buffer[..count]);
+            output.lines.feed(&buffer[..count], &mut text)
         };
         if let Some(log) = &mut self.log {
             log.write(&text, lines);
@@ -242,6 +301,7 @@ impl Held {
             };
             if pid == self.file.init.pid {
                 let deadline = Instant::now() + DRAIN;
+                self.attached.end();
                 self.ended = Some(Ended { code, signal, finished_at: now(), deadline });
             } else {
                 self.execs.reaped(pid, Finished { code, signal }, &mut self.server);
@@ -264,9 +324,9 @@ impl Held {
             }
             Op::Wait => Answer::Error { message: format!("too many wait for this container, at most {WAITERS_MAX}") },
             Op::Exec(config) => {
-                let result = match (asked.stdio, self.ended.is_some() || self.paused) {
-                    (Some(stdio), false) => self.execs.start(&self.file, &config, stdio, (number, seq)),
-                    (None, _) => Err("an exec needs three descriptors".to_owned()),
+                let result = match (asked.fds.try_into(), self.ended.is_some() || self.paused) {
+                    (Ok(stdio), false) => self.execs.start(&self.file, &config, stdio, (number, seq)),
+                    (Err(_), _) => Err("an exec needs three descriptors".to_owned()),
                     (_, true) => Err("the container is not running".to_owned()),
                 };
                 match result {
@@ -276,6 +336,12 @@ impl Held {
             }
             _ if self.ended.is_some() => Answer::Error { message: "the container is not running".to_owned() },
             Op::Kill { signal } => done(self.kill(self.file.init.pid, signal)),
+            Op::Attach(streams) => done(match AttachEnds::from_descriptors(streams, asked.fds) {
+                Some(ends) => self.attached.add(ends),
+                None => Err("an attachment needs a descriptor for each stream".to_owned()),
+            }),
+            Op::Resize { rows, cols } => done(self.resize(rows, cols)),
+            Op::ResizeExec { pid, rows, cols } => done(self.execs.resize(pid, rows, cols)),
             Op::KillExec { pid, signal } if self.execs.has(pid) => done(self.kill(pid, signal)),
             Op::KillExec { .. } => Answer::Error { message: "no such exec".to_owned() },
             Op::KillAll { signal } => {
@@ -286,6 +352,15 @@ impl Held {
             Op::Resume => done(self.freeze(false).map_err(text)),
         };
         self.server.answer(number, seq, answer);
+    }
+
+    fn resize(&self, rows: u16, cols: u16) -> Result<(), String> {
+        match self.outputs.first().and_then(|output| output.pipe.as_ref()) {
+            Some(master) if self.file.streams.terminal => {
+                terminal::resize(master, rows, cols).map_err(|error| format!("cannot set the size: {error}"))
+            }
+            _ => Err("the container has no terminal".to_owned()),
+        }
     }
 
     fn state(&self) -> State {
@@ -337,7 +412,10 @@ impl Held {
         let cgroup = self.file.cgroup.clone();
         cgroup.kill_rest(|| self.reap());
         self.reap();
-        self.ended = Some(Ended { deadline: Instant::now(), ..ended });
+        for index in 0..self.outputs.len() {
+            self.attached.end_output(index);
+        }
+        self.ended = Some(Ended { deadline: Instant::now() + RECORD_PAUSE * RECORD_TRIES, ..ended });
         let removed = cgroup.remove();
         if let Some(merged) = &self.file.merged {
             let _ = nix::mount::umount2(merged, nix::mount::MntFlags::MNT_DETACH);
@@ -361,19 +439,21 @@ impl Held {
             }
             let until = Instant::now() + RECORD_PAUSE;
             while Instant::now() < until {
-                let _ = self.turn(100);
+                let _ = self.turn(Some(Duration::from_millis(100)));
             }
         }
         // From here on a new client finds the record instead of us; those in the queue still get their answer.
         let _ = std::fs::remove_file(self.bundle.join(SOCKET_FILE));
-        let until = Instant::now() + LINGER;
+        let (until, at_last) = (Instant::now() + LINGER, Instant::now() + LINGER_FOR_READERS);
         loop {
             for (number, seq) in std::mem::take(&mut self.waiters) {
                 self.server.answer(number, seq, Answer::Exited(record.clone()));
             }
             self.server.sweep();
-            // Clients hang up when they have what they want.
-            if self.server.connections.is_empty() || Instant::now() > until || self.turn(50).is_err() {
+            // Clients hang up when they have what they want; who reads the output gets the rest of it.
+            let idle = self.server.connections.is_empty() || Instant::now() > until;
+            let read = !self.attached.is_behind() || Instant::now() > at_last;
+            if (idle && read) || self.turn(Some(Duration::from_millis(50))).is_err() {
                 return;
             }
         }

@@ -8,6 +8,7 @@
 //!         └ shim --exec   per exec: enters the container and becomes the program
 //! ```
 
+mod attached;
 mod create;
 mod exec;
 mod executor;
@@ -15,6 +16,9 @@ mod hold;
 mod launch;
 mod log;
 mod server;
+mod sink;
+mod terminal;
+mod terminals;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

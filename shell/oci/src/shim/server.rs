@@ -2,13 +2,14 @@
 //! connection once its answers reach a bound; so does one that sends too long a frame.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::MsgFlags;
 
-use crate::protocol::{Answer, FRAME_MAX, Hello, PROTOCOL_VERSION, Reply, Request, frame};
+use super::terminal;
+use crate::protocol::{Answer, FRAME_MAX, Hello, Op, PROTOCOL_VERSION, Reply, Request, frame};
 
 /// Connections at once; more are closed as they come.
 const CONNECTIONS_MAX: usize = 256;
@@ -32,31 +33,20 @@ impl Connection {
         !self.output.is_empty()
     }
 
-    /// Takes the descriptors of an exec: stdin, stdout, stderr.
-    fn take_stdio(&mut self) -> Option<[OwnedFd; 3]> {
-        match (self.fds.pop_front(), self.fds.pop_front(), self.fds.pop_front()) {
-            (Some(stdin), Some(stdout), Some(stderr)) => Some([stdin, stdout, stderr]),
-            _ => None,
-        }
+    /// Takes the descriptors that came with a request; none when there are not as many.
+    fn take(&mut self, count: usize) -> Vec<OwnedFd> {
+        if self.fds.len() < count { Vec::new() } else { self.fds.drain(..count).collect() }
     }
 
     fn receive(&mut self) -> io::Result<()> {
         let mut buffer = [0; 4096];
-        let mut control = nix::cmsg_space!([i32; 4]);
-        let mut slices = [IoSliceMut::new(&mut buffer)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = match recvmsg::<()>(self.stream.as_raw_fd(), &mut slices, Some(&mut control), flags) {
-            Ok(message) => message,
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let count = message.bytes;
-        for item in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(fds) = item {
-                // SAFETY: the kernel has just installed these descriptors for us.
-                self.fds.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        let (count, fds) = match terminal::receive(self.stream.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Ok(());
             }
-        }
+            other => other?,
+        };
+        self.fds.extend(fds);
         if count == 0 || self.fds.len() > FDS_MAX {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -100,7 +90,8 @@ impl Connection {
 pub(super) struct Asked {
     pub(super) connection: u64,
     pub(super) request: Request,
-    pub(super) stdio: Option<[OwnedFd; 3]>,
+    /// The descriptors that came with it.
+    pub(super) fds: Vec<OwnedFd>,
 }
 
 /// All connections.
@@ -143,8 +134,12 @@ impl Server {
         while good {
             match connection.next() {
                 Ok(Some(request)) => {
-                    let stdio = matches!(request.op, crate::protocol::Op::Exec(_)).then(|| connection.take_stdio());
-                    all.push(Asked { connection: number, request, stdio: stdio.flatten() });
+                    let count = match &request.op {
+                        Op::Exec(_) => 3,
+                        Op::Attach(streams) => streams.count(),
+                        _ => 0,
+                    };
+                    all.push(Asked { connection: number, fds: connection.take(count), request });
                 }
                 Ok(None) => break,
                 Err(_) => good = false,

@@ -78,7 +78,7 @@ pub fn build_spec(config: &ContainerConfig, rootfs: &Path, cgroups: &Cgroups) ->
     // As execve does: capabilities in force are for root only.
     let in_force: &[String] = if user.uid == 0 { &capabilities } else { &[] };
     let mut process = json!({
-        "terminal": false,
+        "terminal": config.tty,
         "user": {"uid": user.uid, "gid": user.gid, "umask": 0o022, "additionalGids": user.additional},
         "args": config.args,
         "env": environment(config, &user.home),
@@ -137,6 +137,9 @@ fn environment(config: &ContainerConfig, home: &str) -> Vec<String> {
     let mut defaults = vec![DEFAULT_PATH.to_owned()];
     if !config.hostname.is_empty() {
         defaults.push(format!("HOSTNAME={}", config.hostname));
+    }
+    if config.tty {
+        defaults.push("TERM=xterm".to_owned());
     }
     let mut all: Vec<String> = Vec::new();
     // A variable without `=` takes it away.

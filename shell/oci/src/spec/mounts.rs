@@ -47,7 +47,7 @@ fn one(mount: &Mount) -> Result<Value, String> {
         return Err(format!("invalid mount target, must be an absolute path: {}", path.display()));
     }
     match mount {
-        Mount::Bind { source, target, read_only, propagation, non_recursive } => {
+        Mount::Bind { source, target, read_only, propagation, non_recursive, writable_below } => {
             if !source.is_absolute() {
                 return Err(format!("invalid bind mount source, must be an absolute path: {}", source.display()));
             }
@@ -60,10 +60,12 @@ fn one(mount: &Mount) -> Result<Value, String> {
                 BindPropagation::Private => "private",
                 BindPropagation::Rslave => "rslave",
                 BindPropagation::Slave => "slave",
+                BindPropagation::Rshared => "rshared",
+                BindPropagation::Shared => "shared",
             });
             if *read_only {
                 // Also what is mounted below, as Docker does since version 25.
-                options.extend(if *non_recursive { vec!["ro"] } else { vec!["ro", "rro"] });
+                options.extend(if *non_recursive || *writable_below { vec!["ro"] } else { vec!["ro", "rro"] });
             }
             Ok(json!({"destination": target, "type": "bind", "source": source, "options": options}))
         }
