@@ -9,11 +9,16 @@ mod image_name;
 mod names;
 mod node;
 mod ports;
+mod references;
+mod secret;
 mod service;
 mod unsupported;
 
 use skep_control::Env;
-use skep_model::{ClusterSpec, JoinTokens, NodeId, NodeSpec, ServiceDefinition, ServiceId, Version};
+use skep_model::{
+    ClusterSpec, ConfigId, ConfigSpec, JoinTokens, Labels, NodeId, NodeSpec, SecretId, SecretSpec, ServiceDefinition,
+    ServiceId, Version,
+};
 use skep_store::{ChangeSet, State};
 
 /// Who asks. There is one kind so far: whoever may open the daemon's socket.
@@ -73,6 +78,52 @@ pub enum Request {
         /// Also when it is not down.
         force: bool,
     },
+    /// Creates a secret.
+    CreateSecret {
+        /// Its id, made by the caller, who sealed the data for it.
+        secret: SecretId,
+        /// What the user gave, the data sealed.
+        spec: SecretSpec,
+        /// How many bytes the data has.
+        size: usize,
+    },
+    /// Changes the labels of a secret.
+    UpdateSecret {
+        /// Which.
+        secret: SecretId,
+        /// The version the user saw.
+        version: Version,
+        /// The name in the request, which must be the same.
+        name: String,
+        /// The new labels.
+        labels: Labels,
+        /// The request has no data, or what is stored.
+        is_same_data: bool,
+    },
+    /// Removes a secret.
+    RemoveSecret(SecretId),
+    /// Creates a config.
+    CreateConfig {
+        /// Its id, made by the caller.
+        config: ConfigId,
+        /// What the user gave.
+        spec: ConfigSpec,
+    },
+    /// Changes the labels of a config.
+    UpdateConfig {
+        /// Which.
+        config: ConfigId,
+        /// The version the user saw.
+        version: Version,
+        /// The name in the request, which must be the same.
+        name: String,
+        /// The new labels.
+        labels: Labels,
+        /// The data in the request, if there is any: it must be what is stored.
+        data: Option<Vec<u8>>,
+    },
+    /// Removes a config.
+    RemoveConfig(ConfigId),
 }
 
 /// A request that is allowed.
@@ -141,6 +192,16 @@ pub fn admit(view: &State, principal: Principal, request: Request, env: &mut Env
         }
         Request::UpdateNode { node, version, spec } => node::update(view, node, version, spec),
         Request::RemoveNode { node, force } => node::remove(view, node, force),
+        Request::CreateSecret { secret, spec, size } => secret::create_secret(view, secret, spec, size),
+        Request::UpdateSecret { secret, version, name, labels, is_same_data } => {
+            secret::update_secret(view, secret, version, &name, labels, is_same_data)
+        }
+        Request::RemoveSecret(secret) => secret::remove_secret(view, secret),
+        Request::CreateConfig { config, spec } => secret::create_config(view, config, spec),
+        Request::UpdateConfig { config, version, name, labels, data } => {
+            secret::update_config(view, config, version, &name, labels, data.as_deref())
+        }
+        Request::RemoveConfig(config) => secret::remove_config(view, config),
     }
 }
 

@@ -11,7 +11,7 @@ use skep_model::{
 use skep_store::{Change, State};
 
 use crate::image_name::is_image_reference;
-use crate::{Admitted, Code, Refusal, names, ports, unsupported};
+use crate::{Admitted, Code, Refusal, names, ports, references, unsupported};
 
 /// Least processor time that can be asked for, in billionths of a CPU.
 const CPU_MIN: i64 = 1_000_000;
@@ -34,6 +34,7 @@ pub(crate) fn create(view: &State, definition: ServiceDefinition, env: &mut Env)
         ));
     }
     check_ports(view, None, spec)?;
+    references::check_existence(view, spec)?;
     let service = env.rng.id();
     Ok(Admitted {
         changes: vec![Change::CreateService { service, definition }.into()],
@@ -58,6 +59,7 @@ pub(crate) fn update(
         return Err(Refusal::new(Code::Unimplemented, "service mode change is not allowed"));
     }
     check_ports(view, Some(service), spec)?;
+    references::check_existence(view, spec)?;
     if !stored.spec.is_same_for_tasks(spec) {
         return Err(Refusal::unsupported(
             "changing what the tasks of a service are (rolling update; only the scale and the service's labels can change)",
@@ -110,6 +112,7 @@ fn check_spec(spec: &ServiceSpec) -> Result<(), Refusal> {
     }
     check_update(spec.update.as_ref())?;
     check_update(spec.rollback.as_ref())?;
+    references::check(&spec.task.container)?;
     check_container(spec)?;
     unsupported::check(spec)
 }

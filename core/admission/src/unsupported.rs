@@ -37,20 +37,21 @@ fn in_container(container: &ContainerSpec) -> Option<String> {
     let health = container.healthcheck.as_ref().is_some_and(|health| {
         !matches!(health.test.first().map(String::as_str), None | Some("NONE")) || health.interval.is_some()
     });
-    let privileges = container.privileges.as_ref().is_some_and(|privileges| *privileges != Privileges::default());
+    let default = Privileges::default();
+    let privileges = container.privileges.as_ref().unwrap_or(&default);
     let rows = [
         (container.tty, "TTY (--tty)".into()),
         (container.open_stdin, "OpenStdin".into()),
         (!container.mounts.is_empty(), "Mounts (--mount)".into()),
-        (!container.secrets.is_empty(), "Secrets (--secret)".into()),
-        (!container.configs.is_empty(), "Configs (--config)".into()),
         (health, "Healthcheck (--health-*)".into()),
         (container.init == Some(true), "Init (--init)".into()),
         (
             !matches!(container.isolation.as_str(), "" | "default"),
             format!("Isolation {:?} (--isolation)", container.isolation),
         ),
-        (privileges, "Privileges (--credential-spec, security options)".into()),
+        (!privileges.credential_spec.is_empty(), "Privileges.CredentialSpec (--credential-spec)".into()),
+        // Without SELinux and AppArmor on the nodes, switching them off is what is.
+        (privileges.selinux.iter().any(|option| option != "disable"), "Privileges.SELinuxContext".into()),
     ];
     first(rows)
 }

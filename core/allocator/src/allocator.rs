@@ -73,7 +73,7 @@ impl Allocator {
                 }
             }
             Event::Task(before, after) => self.observe_task(before.as_deref(), after.as_deref()),
-            Event::Reset | Event::Cluster(..) | Event::Node(..) => {}
+            Event::Reset | Event::Cluster(..) | Event::Node(..) | Event::Secret(..) | Event::Config(..) => {}
         }
     }
 

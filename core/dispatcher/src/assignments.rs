@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use skep_model::{NodeId, SessionId, Task, TaskId, TaskState};
+use skep_model::{Config, ConfigId, NodeId, Secret, SecretId, ServiceSpec, SessionId, Task, TaskId, TaskState};
 use skep_store::State;
 
 use crate::Assigned;
+use crate::needs::{Needs, ValueChanges};
 
 /// Most changes in one message.
 const CHANGES_MAX: usize = 100;
@@ -31,6 +32,14 @@ pub enum AssignmentChange {
     Update(Assigned),
     /// A task is gone: stop it if it runs, and forget it.
     Remove(TaskId),
+    /// A task needs this secret. Its data is sealed still: whoever sends it opens it.
+    UpdateSecret(Arc<Secret>),
+    /// No task needs this secret any more.
+    RemoveSecret(SecretId),
+    /// A task needs this config.
+    UpdateConfig(Arc<Config>),
+    /// No task needs this config any more.
+    RemoveConfig(ConfigId),
 }
 
 /// An open stream.
@@ -42,20 +51,23 @@ pub(crate) struct Stream {
     told: BTreeMap<TaskId, Arc<Task>>,
     /// Changes to send with the next message.
     pending: BTreeMap<TaskId, AssignmentChange>,
+    /// What its tasks need beside themselves.
+    needs: Needs,
 }
 
 impl Stream {
     /// Opens a stream; the message is the complete set.
     pub(crate) fn open(view: &State, node: NodeId, session: SessionId) -> (Self, AssignmentsMessage) {
-        let mut stream = Self { session, sequence: 1, told: BTreeMap::new(), pending: BTreeMap::new() };
-        let changes = view
-            .tasks_on_node(node)
-            .filter(|task| is_sent(task))
-            .filter_map(|task| {
-                stream.told.insert(task.id, task.clone());
-                update(view, task)
-            })
-            .collect();
+        let mut stream =
+            Self { session, sequence: 1, told: BTreeMap::new(), pending: BTreeMap::new(), needs: Needs::default() };
+        let mut tasks = Vec::new();
+        for task in view.tasks_on_node(node).filter(|task| is_sent(task)) {
+            stream.told.insert(task.id, task.clone());
+            stream.needs.set(task.id, needed(view, task));
+            tasks.extend(update(view, task));
+        }
+        let mut changes = stream.needs.take(view).first;
+        changes.append(&mut tasks);
         let complete = AssignmentsMessage {
             is_complete: true,
             applies_to: String::new(),
@@ -69,6 +81,7 @@ impl Stream {
     pub(crate) fn note(&mut self, view: &State, before: Option<&Task>, after: Option<&Arc<Task>>) {
         match after {
             Some(task) if is_sent(task) => {
+                self.needs.set(task.id, needed(view, task));
                 // A task whose revision is gone was deleted since: that event follows.
                 if self.told.get(&task.id).is_none_or(|told| is_news(told, task))
                     && let Some(change) = update(view, task)
@@ -77,11 +90,12 @@ impl Stream {
                     self.pending.insert(task.id, change);
                 }
             }
-            Some(_) => {}
+            Some(task) => self.needs.set(task.id, None),
             None => {
                 if let Some(task) = before
                     && self.told.remove(&task.id).is_some()
                 {
+                    self.needs.set(task.id, None);
                     self.pending.insert(task.id, AssignmentChange::Remove(task.id));
                 }
             }
@@ -89,8 +103,10 @@ impl Stream {
     }
 
     /// Messages with everything noted since the last flush.
-    pub(crate) fn flush(&mut self) -> impl Iterator<Item = AssignmentsMessage> + use<> {
-        let mut changes: Vec<_> = std::mem::take(&mut self.pending).into_values().collect();
+    pub(crate) fn flush(&mut self, view: &State) -> impl Iterator<Item = AssignmentsMessage> + use<> {
+        let ValueChanges { first: mut changes, last } = self.needs.take(view);
+        changes.extend(std::mem::take(&mut self.pending).into_values());
+        changes.extend(last);
         let mut messages = Vec::new();
         while !changes.is_empty() {
             let rest = changes.split_off(changes.len().min(CHANGES_MAX));
@@ -111,15 +127,22 @@ impl Stream {
         let gone: Vec<_> = self.told.keys().filter(|id| view.task(**id).is_none()).copied().collect();
         for id in gone {
             self.told.remove(&id);
+            self.needs.set(id, None);
             self.pending.insert(id, AssignmentChange::Remove(id));
         }
-        self.flush()
+        self.flush(view)
     }
 }
 
 /// Tasks go down once they are assigned; one that another node would have to give up never does.
 fn is_sent(task: &Task) -> bool {
     task.placed.node.is_some() && task.state() >= TaskState::Assigned && task.state() != TaskState::Orphaned
+}
+
+/// The spec whose values a task needs: until it has ended.
+fn needed<'a>(view: &'a State, task: &Task) -> Option<&'a ServiceSpec> {
+    let spec = view.revision(task.service_id, task.spec_version)?;
+    (task.state() <= TaskState::Running).then_some(&**spec)
 }
 
 /// True when something else than the status changed.

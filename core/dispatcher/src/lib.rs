@@ -11,6 +11,7 @@
 //! of leader.
 
 mod assignments;
+mod needs;
 mod session;
 
 use std::collections::BTreeMap;
@@ -314,14 +315,20 @@ impl Dispatcher {
                         }
                     }
                 }
-                Event::Reset | Event::Service(..) | Event::Node(None, None) | Event::Cluster(_, None) => {}
+                Event::Reset
+                | Event::Service(..)
+                | Event::Node(None, None)
+                | Event::Cluster(_, None)
+                // They never change but for their labels, and tasks say which are needed.
+                | Event::Secret(..)
+                | Event::Config(..) => {}
             }
         }
         if !revived.is_empty() {
             outputs.push(Output::Propose(revived));
         }
         for stream in self.streams.values_mut() {
-            outputs.extend(stream.flush().map(|message| Output::Assignments(stream.session, message)));
+            outputs.extend(stream.flush(view).map(|message| Output::Assignments(stream.session, message)));
         }
     }
 

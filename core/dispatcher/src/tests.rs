@@ -267,3 +267,50 @@ fn a_foreign_session_is_refused() {
     let other = skep_model::SessionId::from_random([9; 17]);
     assert_eq!(world.dispatcher.open_assignments(&world.state, node(), other).unwrap_err(), Refusal::SessionInvalid);
 }
+
+#[test]
+fn a_value_comes_before_its_first_task_and_is_taken_back_after_the_last() {
+    use skep_model::{Lineage, Sealed, SecretId, SecretReference, SecretSpec};
+    let mut world = World::new();
+    let id = SecretId::from_random([5; 17]);
+    let spec = SecretSpec { name: "tls".into(), data: Sealed(vec![1]), ..SecretSpec::default() };
+    let lineage = Lineage::default();
+    world.commit(vec![Change::CreateSecret { secret: id, spec: Arc::new(spec), lineage }.into()]);
+    let stored = world.state.service(service()).unwrap().clone();
+    let mut spec = (*stored.spec).clone();
+    let reference = SecretReference { secret_id: id, secret_name: "tls".into(), file: None };
+    spec.task.container.secrets.push(reference);
+    let definition = ServiceDefinition { spec: Arc::new(spec), replicas: 1 };
+    let update = Change::UpdateService { service: service(), expect: stored.meta.version, definition };
+    world.commit(vec![update.into()]);
+    let session = world.register();
+    world.step();
+    let complete = world.dispatcher.open_assignments(&world.state, node(), session).unwrap();
+    assert!(complete.changes.is_empty(), "a node without tasks gets no secret");
+
+    let kinds = |outputs: &[Output]| -> Vec<&'static str> {
+        let [Output::Assignments(_, message)] = outputs else { panic!("{outputs:?}") };
+        let name = |change: &AssignmentChange| match change {
+            AssignmentChange::UpdateSecret(secret) if secret.id == id => "secret",
+            AssignmentChange::RemoveSecret(gone) if *gone == id => "no secret",
+            AssignmentChange::Update(_) => "task",
+            _ => "other",
+        };
+        message.changes.iter().map(name).collect()
+    };
+    for number in [3, 4] {
+        world.place_task(number);
+    }
+    assert_eq!(kinds(&world.step()), ["secret", "task", "task"]);
+    let complete = world.dispatcher.open_assignments(&world.state, node(), session).unwrap();
+    assert!(matches!(complete.changes[0], AssignmentChange::UpdateSecret(_)) && complete.changes.len() == 3);
+
+    let ended =
+        |number, state| AtomicGroup::of(Change::ObserveTask { task: task(number), status: Box::new(status(state)) });
+    world.commit(vec![ended(3, TaskState::Failed), ended(4, TaskState::Running)]);
+    assert!(world.step().is_empty());
+    world.commit(vec![ended(4, TaskState::Complete)]);
+    assert_eq!(kinds(&world.step()), ["no secret"]);
+    let complete = world.dispatcher.open_assignments(&world.state, node(), session).unwrap();
+    assert_eq!(complete.changes.len(), 2, "ended tasks need no secret");
+}

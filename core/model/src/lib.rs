@@ -11,6 +11,7 @@ mod name;
 mod node;
 mod quantity;
 mod sealed;
+mod secret;
 mod service;
 mod spec;
 mod state;
@@ -26,6 +27,9 @@ pub use node::{
 };
 pub use quantity::{ByteSize, NanoCpus};
 pub use sealed::Sealed;
+pub use secret::{
+    CONFIG_SIZE_LIMIT, Config, ConfigSpec, Lineage, SECRET_SIZE_LIMIT, Secret, SecretSpec, TEMPLATE_DRIVER,
+};
 pub use service::{Endpoint, PreviousSpec, Service, ServiceDefinition, UpdateState, UpdateStatus};
 pub use spec::*;
 pub use state::{DesiredState, TaskState};

@@ -68,7 +68,7 @@ impl Replicated {
 
     fn observe(&mut self, view: &State, event: &Event) {
         match event {
-            Event::Reset => {}
+            Event::Reset | Event::Secret(..) | Event::Config(..) => {}
             Event::Cluster(..) => {
                 let retention = retention(view);
                 if self.retention != retention {

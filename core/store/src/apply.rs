@@ -1,10 +1,14 @@
 //! The one way the state changes.
 
+mod configs;
+mod secrets;
+
 use std::sync::Arc;
 
 use skep_model::{
     Cluster, Endpoint, GroupVersion, Intent, LEVEL, Meta, Node, NodeObserved, NodeSpec, ObjectId, Placed, PreviousSpec,
-    Service, ServiceId, SpecVersion, Stamp, Task, TaskId, TaskState, TaskStatus, UpdateState, UpdateStatus, Version,
+    Service, ServiceId, ServiceSpec, SpecVersion, Stamp, Task, TaskId, TaskState, TaskStatus, UpdateState,
+    UpdateStatus, Version,
 };
 
 use crate::change::{NewCluster, NewNode, NewTask, shared};
@@ -276,6 +280,16 @@ fn write(state: &mut State, change: &Change, events: &mut Vec<Event>) -> Result<
         }),
         Change::ObserveTask { task, status } => observe_task(state, *task, status, events),
         Change::DeleteTask(task) => delete_task(state, *task, events),
+        Change::CreateSecret { secret, spec, lineage } => secrets::create(state, *secret, spec, lineage, events),
+        Change::SetSecretLabels { secret, expect, labels } => {
+            secrets::set_labels(state, *secret, *expect, labels, events)
+        }
+        Change::RemoveSecret(secret) => secrets::remove(state, *secret, events),
+        Change::CreateConfig { config, spec } => configs::create(state, *config, spec, events),
+        Change::SetConfigLabels { config, expect, labels } => {
+            configs::set_labels(state, *config, *expect, labels, events)
+        }
+        Change::RemoveConfig(config) => configs::remove(state, *config, events),
     }
 }
 
@@ -415,6 +429,7 @@ fn create_service(
     if state.service_names.contains_key(&name) {
         return Err(Rejection::NameConflict { kind: "service", name: spec.name.clone() });
     }
+    require_references(state, &spec)?;
     let spec_version = SpecVersion(state.index);
     state.service_names.insert(name, id);
     state.keep_revision(id, spec_version, &spec);
@@ -458,6 +473,7 @@ fn update_service(
     events: &mut Vec<Event>,
 ) -> Result<(), Rejection> {
     let (spec, replicas) = shared(definition);
+    require_references(state, &spec)?;
     let new_version = SpecVersion(state.index);
     let now = state.time;
     edit_service(state, id, events, |service, version| {
@@ -491,6 +507,9 @@ fn rollback_service(
     events: &mut Vec<Event>,
 ) -> Result<(), Rejection> {
     let (now, wall) = (state.time, state.wall);
+    if let Some(previous) = &find_service(state, id)?.previous {
+        require_references(state, &previous.spec)?;
+    }
     edit_service(state, id, events, |service, version| {
         expect_version(service.meta.version, expect)?;
         let Some(previous) = service.previous.take() else {
@@ -532,9 +551,16 @@ fn refresh_revisions(state: &mut State, id: ServiceId) {
 fn remove_service(state: &mut State, id: ServiceId, events: &mut Vec<Event>) -> Result<(), Rejection> {
     let before = state.services.remove(&id).ok_or_else(|| not_found("service", &id))?;
     state.service_names.remove(&(NAMESPACE, before.spec.name.to_lowercase()));
+    state.index_references(Some(&before), None);
     state.drop_unused_revisions(id);
     events.push(Event::Service(Some(before), None));
     Ok(())
+}
+
+/// What tasks shall get must be there, under the name that the user saw: a removal may have come first.
+fn require_references(state: &State, spec: &ServiceSpec) -> Result<(), Rejection> {
+    secrets::require(state, spec)?;
+    configs::require(state, spec)
 }
 
 fn create_task(state: &mut State, new: &NewTask, events: &mut Vec<Event>) -> Result<(), Rejection> {

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use skep_model::{
-    Availability, ClusterId, ClusterSpec, ClusterTime, DesiredState, Endpoint, GroupVersion, ManagerAddress,
-    NodeCertificate, NodeDescription, NodeId, NodeRole, NodeSpec, NodeStatus, PortConfig, RestartHistory, RootCa,
-    ServiceDefinition, ServiceId, Slot, SpecVersion, TaskId, TaskStatus, UpdateStatus, Version, WallTime,
+    Availability, ClusterId, ClusterSpec, ClusterTime, ConfigId, ConfigSpec, DesiredState, Endpoint, GroupVersion,
+    Labels, Lineage, ManagerAddress, NodeCertificate, NodeDescription, NodeId, NodeRole, NodeSpec, NodeStatus,
+    PortConfig, RestartHistory, RootCa, SecretId, SecretSpec, ServiceDefinition, ServiceId, Slot, SpecVersion, TaskId,
+    TaskStatus, UpdateStatus, Version, WallTime,
 };
 
 /// One record of the Raft log: proposals that were collected while the one before was in flight.
@@ -240,6 +241,46 @@ pub enum Change {
     },
     /// Forgets a task that has ended or was never placed. Writer: orchestrator (reaper).
     DeleteTask(TaskId),
+
+    /// Creates a secret. Writer: admission.
+    CreateSecret {
+        /// Its id, made by the proposer: the data is sealed for it.
+        secret: SecretId,
+        /// What the user gave, its data sealed.
+        spec: Arc<SecretSpec>,
+        /// Which generation of its family it is.
+        lineage: Lineage,
+    },
+    /// Replaces the labels of a secret: nothing else of it ever changes. Writer: admission.
+    SetSecretLabels {
+        /// The secret.
+        secret: SecretId,
+        /// The version the user saw.
+        expect: Version,
+        /// The new labels.
+        labels: Labels,
+    },
+    /// Removes a secret that no service uses. Writer: admission.
+    RemoveSecret(SecretId),
+
+    /// Creates a config. Writer: admission.
+    CreateConfig {
+        /// Its id, made by the proposer.
+        config: ConfigId,
+        /// What the user gave.
+        spec: Arc<ConfigSpec>,
+    },
+    /// Replaces the labels of a config: nothing else of it ever changes. Writer: admission.
+    SetConfigLabels {
+        /// The config.
+        config: ConfigId,
+        /// The version the user saw.
+        expect: Version,
+        /// The new labels.
+        labels: Labels,
+    },
+    /// Removes a config that no service uses. Writer: admission.
+    RemoveConfig(ConfigId),
 }
 
 /// A new cluster object.

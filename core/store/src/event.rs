@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skep_model::{Cluster, Node, Service, Task};
+use skep_model::{Cluster, Config, Node, Secret, Service, Task};
 
 /// One committed change of one object, with the object before and after (`None`: it was created, or removed).
 #[derive(Debug, Clone)]
@@ -17,4 +17,8 @@ pub enum Event {
     Service(Option<Arc<Service>>, Option<Arc<Service>>),
     /// A task.
     Task(Option<Arc<Task>>, Option<Arc<Task>>),
+    /// A secret.
+    Secret(Option<Arc<Secret>>, Option<Arc<Secret>>),
+    /// A config.
+    Config(Option<Arc<Config>>, Option<Arc<Config>>),
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use skep_model::{Cluster, ClusterTime, Node, Service, ServiceId, ServiceSpec, SpecVersion, Task, WallTime};
+use skep_model::{
+    Cluster, ClusterTime, Config, Node, Secret, Service, ServiceId, ServiceSpec, SpecVersion, Task, WallTime,
+};
 
 use crate::State;
 use crate::state::{NAMESPACE, Revision};
@@ -26,6 +28,10 @@ pub struct Parts {
     pub services: Vec<Service>,
     /// All tasks.
     pub tasks: Vec<Task>,
+    /// All secrets.
+    pub secrets: Vec<Secret>,
+    /// All configs.
+    pub configs: Vec<Config>,
 }
 
 /// A snapshot whose parts do not fit together: it is damaged, or was written by something else.
@@ -80,9 +86,10 @@ impl State {
             if state.service_names.insert(name, id).is_some() {
                 return Err(twice("service", &service.spec.name));
             }
-            if state.services.insert(id, Arc::new(service)).is_some() {
+            if state.services.contains_key(&id) {
                 return Err(twice("service", &id));
             }
+            state.put_service(service);
         }
         for task in parts.tasks {
             state.require_revision(task.service_id, task.spec_version)?;
@@ -90,6 +97,20 @@ impl State {
                 return Err(twice("task", &task.id));
             }
             state.add_task(task);
+        }
+        for secret in parts.secrets {
+            let (id, name) = (secret.id, secret.spec.name.clone());
+            let is_new_name = state.secret_names.insert((NAMESPACE, name.to_lowercase()), id).is_none();
+            if !is_new_name || state.secrets.insert(id, Arc::new(secret)).is_some() {
+                return Err(twice("secret", &name));
+            }
+        }
+        for config in parts.configs {
+            let (id, name) = (config.id, config.spec.name.clone());
+            let is_new_name = state.config_names.insert((NAMESPACE, name.to_lowercase()), id).is_none();
+            if !is_new_name || state.configs.insert(id, Arc::new(config)).is_some() {
+                return Err(twice("config", &name));
+            }
         }
         Ok(state)
     }

@@ -1,10 +1,13 @@
 //! The state itself: tables, indexes, and how they are read and kept together.
 
+mod references;
+
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use skep_model::{
-    Cluster, ClusterTime, Node, NodeId, Service, ServiceId, ServiceSpec, SpecVersion, Task, TaskId, WallTime,
+    Cluster, ClusterTime, Config, ConfigId, Node, NodeId, Secret, SecretId, Service, ServiceId, ServiceSpec,
+    SpecVersion, Task, TaskId, WallTime,
 };
 
 /// Names are unique within a namespace; there is one so far.
@@ -32,6 +35,14 @@ pub struct State {
     pub(crate) service_names: OrdMap<(Namespace, String), ServiceId>,
     pub(crate) tasks_by_service: OrdSet<(ServiceId, TaskId)>,
     pub(crate) tasks_by_node: OrdSet<(NodeId, TaskId)>,
+    pub(crate) secrets: OrdMap<SecretId, Arc<Secret>>,
+    pub(crate) secret_names: OrdMap<(Namespace, String), SecretId>,
+    /// Services whose current or previous spec refers to a secret.
+    pub(crate) services_by_secret: OrdSet<(SecretId, ServiceId)>,
+    pub(crate) configs: OrdMap<ConfigId, Arc<Config>>,
+    pub(crate) config_names: OrdMap<(Namespace, String), ConfigId>,
+    /// Services whose current or previous spec refers to a config.
+    pub(crate) services_by_config: OrdSet<(ConfigId, ServiceId)>,
 }
 
 impl State {
@@ -144,7 +155,8 @@ impl State {
 
     pub(crate) fn put_service(&mut self, service: Service) -> Arc<Service> {
         let service = Arc::new(service);
-        self.services.insert(service.id, service.clone());
+        let before = self.services.insert(service.id, service.clone());
+        self.index_references(before.as_deref(), Some(&service));
         service
     }
 

@@ -1,12 +1,16 @@
 //! Whatever an entry holds, the state stays whole, and its parts make the same state again.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use skep_model::{
-    ClusterTime, DesiredState, GroupVersion, NodeState, NodeStatus, RestartHistory, Slot, SpecVersion, TaskState,
-    TaskStatus, Version, WallTime,
+    ClusterTime, DesiredState, GroupVersion, Lineage, NodeState, NodeStatus, RestartHistory, Slot, SpecVersion,
+    TaskState, TaskStatus, Version, WallTime,
 };
 use skep_store::{AtomicGroup, Change, Entry, NewTask, Parts, Precondition, Proposal, State, apply};
-use skep_testkit::{a_node, a_service, a_state, check_state, node_id, service_id, task_id};
+use skep_testkit::{
+    AService, a_node, a_secret, a_service, a_state, check_state, node_id, secret_id, service_id, task_id,
+};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -36,7 +40,7 @@ fn blueprint() -> impl Strategy<Value = Blueprint> {
         DesiredState::Remove,
     ];
     (
-        0..14u8,
+        0..17u8,
         name(),
         name(),
         0..6u64,
@@ -56,6 +60,12 @@ fn blueprint() -> impl Strategy<Value = Blueprint> {
 }
 
 impl Blueprint {
+    /// What a service is updated to: half of them use a secret.
+    fn next(&self) -> AService {
+        let next = a_service(self.second).spec(|spec| spec.task.force_update = self.number);
+        if self.number % 2 == 0 { next } else { next.secret(self.first) }
+    }
+
     fn group(&self, state: &State) -> AtomicGroup {
         let task = state.task(task_id(self.first));
         let service = state.service(service_id(self.first));
@@ -74,7 +84,7 @@ impl Blueprint {
             2 | 3 => Change::UpdateService {
                 service: service_id(self.first),
                 expect: edit_version(service.map(|service| service.meta.version)),
-                definition: a_service(self.second).spec(|spec| spec.task.force_update = self.number).definition(),
+                definition: self.next().definition(),
             },
             4 => Change::RollbackService {
                 service: service_id(self.first),
@@ -118,6 +128,12 @@ impl Blueprint {
             },
             11 => Change::ObserveTask { task: id, status: Box::new(status(self.state)) },
             12 => Change::DeleteTask(id),
+            13 | 14 => Change::CreateSecret {
+                secret: secret_id(self.first),
+                spec: Arc::new(a_secret(self.first).spec),
+                lineage: Lineage::default(),
+            },
+            15 => Change::RemoveSecret(secret_id(self.first)),
             _ => Change::ObserveNode {
                 node: node_id(self.first),
                 expect: group_version(node.map(|node| node.observed.version)),
@@ -158,6 +174,8 @@ fn parts_of(state: &State) -> Parts {
         revisions: state.revisions().map(|(service, version, spec)| (service, version, spec.clone())).collect(),
         services: state.services().map(|service| (**service).clone()).collect(),
         tasks: state.tasks().map(|task| (**task).clone()).collect(),
+        secrets: state.secrets().map(|secret| (**secret).clone()).collect(),
+        configs: state.configs().map(|config| (**config).clone()).collect(),
     }
 }
 

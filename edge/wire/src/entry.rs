@@ -1,5 +1,7 @@
 //! Records of the Raft log.
 
+use std::sync::Arc;
+
 use prost::Message;
 use skep_model::{ClusterTime, GroupVersion, NodeDescription, SpecVersion, Version, WallTime};
 use skep_store::{AtomicGroup, Change, Entry, NewCluster, NewNode, NewTask, Precondition, Proposal};
@@ -224,6 +226,27 @@ impl From<&Change> for stored::Change {
                 wire::Kind::ObserveTask(wire::ObserveTask { task: task.to_string(), status: Some((&**status).into()) })
             }
             Change::DeleteTask(task) => wire::Kind::DeleteTask(task.to_string()),
+            Change::CreateSecret { secret, spec, lineage } => wire::Kind::CreateSecret(wire::CreateSecret {
+                secret: secret.to_string(),
+                spec: Some((&**spec).into()),
+                lineage: Some(lineage.into()),
+            }),
+            Change::SetSecretLabels { secret, expect, labels } => wire::Kind::SetSecretLabels(wire::SetSecretLabels {
+                secret: secret.to_string(),
+                expect: expect.0,
+                labels: labels.clone(),
+            }),
+            Change::RemoveSecret(secret) => wire::Kind::RemoveSecret(secret.to_string()),
+            Change::CreateConfig { config, spec } => wire::Kind::CreateConfig(wire::CreateConfig {
+                config: config.to_string(),
+                spec: Some((&**spec).into()),
+            }),
+            Change::SetConfigLabels { config, expect, labels } => wire::Kind::SetConfigLabels(wire::SetConfigLabels {
+                config: config.to_string(),
+                expect: expect.0,
+                labels: labels.clone(),
+            }),
+            Change::RemoveConfig(config) => wire::Kind::RemoveConfig(config.to_string()),
         };
         Self { kind: Some(kind) }
     }
@@ -317,6 +340,27 @@ impl TryFrom<stored::Change> for Change {
                 status: Box::new(require(change.status, "task status")?.try_into()?),
             },
             Kind::DeleteTask(task) => Self::DeleteTask(id(&task)?),
+            Kind::CreateSecret(change) => Self::CreateSecret {
+                secret: id(&change.secret)?,
+                spec: Arc::new(require(change.spec, "secret spec")?.into()),
+                lineage: change.lineage.unwrap_or_default().into(),
+            },
+            Kind::SetSecretLabels(change) => Self::SetSecretLabels {
+                secret: id(&change.secret)?,
+                expect: Version(change.expect),
+                labels: change.labels,
+            },
+            Kind::RemoveSecret(secret) => Self::RemoveSecret(id(&secret)?),
+            Kind::CreateConfig(change) => Self::CreateConfig {
+                config: id(&change.config)?,
+                spec: Arc::new(require(change.spec, "config spec")?.into()),
+            },
+            Kind::SetConfigLabels(change) => Self::SetConfigLabels {
+                config: id(&change.config)?,
+                expect: Version(change.expect),
+                labels: change.labels,
+            },
+            Kind::RemoveConfig(config) => Self::RemoveConfig(id(&config)?),
         })
     }
 }

@@ -41,6 +41,8 @@ pub fn encode_snapshot(state: &State) -> Vec<u8> {
         nodes: state.nodes().map(|object| (&**object).into()).collect(),
         services,
         tasks: state.tasks().map(|object| (&**object).into()).collect(),
+        secrets: state.secrets().map(|object| (&**object).into()).collect(),
+        configs: state.configs().map(|object| (&**object).into()).collect(),
     }
     .encode_to_vec()
 }
@@ -65,6 +67,8 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State> {
         revisions: stored.revisions.into_iter().map(revision).collect::<Result<_>>()?,
         services: stored.services.into_iter().map(|stored| from_service(stored, &specs)).collect::<Result<_>>()?,
         tasks: stored.tasks.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
+        secrets: stored.secrets.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
+        configs: stored.configs.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
     };
     Ok(State::restore(parts)?)
 }

@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
 use skep_dispatcher::{Assigned, AssignmentChange, AssignmentsMessage, Dispatcher, Output, Refusal};
-use skep_model::{ClusterTime, Node, NodeDescription, NodeId, SessionId, TaskId, TaskStatus};
+use skep_model::{ClusterTime, Node, NodeDescription, NodeId, Secret, SessionId, TaskId, TaskStatus};
 use skep_raft::{Committed, Next, ProposeError, Raft, Subscription};
 use skep_store::{ChangeSet, Event, Outcome, Proposal, Rejection, State};
 use skep_wire::{Sending, swarmkit};
@@ -22,7 +22,7 @@ use tonic::Status;
 use crate::StoreMachine;
 use crate::driver::proposals;
 use crate::leading::{Envs, Term};
-use crate::registry_auth::Opener;
+use crate::sealing::Opener;
 
 /// Calls of nodes that may wait; at the bound the callers wait with them.
 const CALLS_MAX: usize = 1024;
@@ -464,14 +464,41 @@ impl Desk {
     fn assignment_change(&self, change: AssignmentChange) -> Option<swarmkit::AssignmentChange> {
         use swarmkit::assignment::Item;
         use swarmkit::assignment_change::AssignmentAction;
-        let (task, action) = match change {
-            AssignmentChange::Update(assigned) => (self.task(&assigned)?, AssignmentAction::Update),
+        let (item, action) = match change {
+            AssignmentChange::Update(assigned) => {
+                (Item::Task(Box::new(self.task(&assigned)?)), AssignmentAction::Update)
+            }
             AssignmentChange::Remove(id) => {
-                (swarmkit::Task { id: id.to_string(), ..swarmkit::Task::default() }, AssignmentAction::Remove)
+                let task = swarmkit::Task { id: id.to_string(), ..swarmkit::Task::default() };
+                (Item::Task(Box::new(task)), AssignmentAction::Remove)
+            }
+            AssignmentChange::UpdateSecret(secret) => (Item::Secret(self.secret(&secret)?), AssignmentAction::Update),
+            AssignmentChange::RemoveSecret(id) => {
+                let secret = swarmkit::Secret { id: id.to_string(), ..swarmkit::Secret::default() };
+                (Item::Secret(secret), AssignmentAction::Remove)
+            }
+            AssignmentChange::UpdateConfig(config) => {
+                (Item::Config(skep_wire::config(&config)), AssignmentAction::Update)
+            }
+            AssignmentChange::RemoveConfig(id) => {
+                let config = swarmkit::Config { id: id.to_string(), ..swarmkit::Config::default() };
+                (Item::Config(config), AssignmentAction::Remove)
             }
         };
-        let assignment = swarmkit::Assignment { item: Some(Item::Task(Box::new(task))) };
+        let assignment = swarmkit::Assignment { item: Some(item) };
         Some(swarmkit::AssignmentChange { assignment: Some(assignment), action: action.into() })
+    }
+
+    /// The one place where a secret is opened: on its way to a node whose tasks need it. One that cannot be opened is not
+    /// sent, and its tasks say that it is missing.
+    fn secret(&self, secret: &Secret) -> Option<swarmkit::Secret> {
+        match self.opener.open_secret(secret.id, &secret.spec.data) {
+            Ok(data) => Some(skep_wire::secret(secret, data)),
+            Err(error) => {
+                tracing::error!(secret.id = %secret.id, %error, "a secret cannot be opened");
+                None
+            }
+        }
     }
 
     fn task(&self, assigned: &Assigned) -> Option<swarmkit::Task> {

@@ -15,11 +15,13 @@ mod leading;
 mod logs;
 mod machine;
 mod manager;
-mod registry_auth;
+mod sealing;
 mod server;
 mod submit;
+mod values;
 
 pub use logs::{LogError, LogLine, LogOptions, LogReader, LogSelector};
 pub use machine::StoreMachine;
 pub use manager::{Manager, ManagerConfig, StartError};
 pub use submit::{Answer, ErrorClass, SubmitError};
+pub use values::NewSecret;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skep_admission::{Principal, Request};
-use skep_model::{NodeId, Sealed};
+use skep_model::{NodeId, ObjectId, Sealed};
 use skep_raft::{Committed, Leadership, OpenError, Peer, ProposeError, Published, Raft, Subscription, SystemClock};
 use skep_store::{Outcome, Proposal};
 use skep_trust::{ClusterKey, SealKey};
@@ -25,7 +25,7 @@ use crate::dispatch::{Calls, serve};
 use crate::driver::{control_loops, drive};
 use crate::leading::{Envs, while_leading};
 use crate::logs::{Broker, LogError, LogOptions, LogReader, LogSelector};
-use crate::registry_auth::Opener;
+use crate::sealing::Opener;
 use crate::server::{Caller, DispatcherService, HealthService, LogBrokerService};
 use crate::submit::{Answer, SubmitError, submit};
 
@@ -188,6 +188,16 @@ impl Manager {
     #[must_use]
     pub fn seal_registry_auth(&self, auth: &str) -> Sealed {
         self.opener.seal(auth)
+    }
+
+    /// Seals and opens secret values.
+    pub(crate) fn opener(&self) -> &Opener {
+        &self.opener
+    }
+
+    /// A fresh id.
+    pub(crate) fn mint<T: ObjectId>(&self) -> T {
+        self.envs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).now(&self.raft).rng.id()
     }
 
     /// Begins to read logs.

@@ -26,5 +26,5 @@ pub use node::{LocalState, Node, NodeConfig, SwarmStatus};
 pub use options::InitOptions;
 pub use requests::RotateTokens;
 pub use skep_admission::Request;
-pub use skep_manager::{Answer, ErrorClass, LogError, LogLine, LogOptions, LogReader, LogSelector};
+pub use skep_manager::{Answer, ErrorClass, LogError, LogLine, LogOptions, LogReader, LogSelector, NewSecret};
 pub use skep_raft::Next;

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use skep_admission::{Principal, Request};
-use skep_manager::{Answer, LogOptions, LogReader, LogSelector, StoreMachine};
-use skep_model::{ClusterSpec, JoinTokens, NodeSpec, ServiceDefinition, ServiceId, Version};
+use skep_manager::{Answer, LogOptions, LogReader, LogSelector, NewSecret, StoreMachine};
+use skep_model::{
+    ClusterSpec, ConfigId, ConfigSpec, JoinTokens, Labels, NodeSpec, SecretId, ServiceDefinition, ServiceId, Version,
+};
 use skep_raft::Subscription;
 use skep_store::State;
 
@@ -87,6 +89,38 @@ impl Node {
             Arc::make_mut(&mut definition.spec).task.container.registry_auth = Some(sealed);
         }
         Ok(definition)
+    }
+
+    /// Creates a secret; its data is sealed before it is stored.
+    ///
+    /// # Errors
+    /// When it is refused or cannot be committed.
+    pub async fn create_secret(&self, new: NewSecret) -> Result<SecretId, NodeError> {
+        Ok(self.member()?.manager.create_secret(Principal::LocalSocket, new).await?)
+    }
+
+    /// Changes the labels of a secret. Data in the request must be what is stored.
+    ///
+    /// # Errors
+    /// When it is refused, out of sequence, or cannot be committed.
+    pub async fn update_secret(
+        &self,
+        secret: SecretId,
+        version: Version,
+        name: String,
+        labels: Labels,
+        data: Option<Vec<u8>>,
+    ) -> Result<(), NodeError> {
+        let member = self.member()?;
+        Ok(member.manager.update_secret(Principal::LocalSocket, secret, version, name, labels, data).await?)
+    }
+
+    /// Creates a config.
+    ///
+    /// # Errors
+    /// When it is refused or cannot be committed.
+    pub async fn create_config(&self, spec: ConfigSpec) -> Result<ConfigId, NodeError> {
+        Ok(self.member()?.manager.create_config(Principal::LocalSocket, spec).await?)
     }
 
     /// Replaces the cluster's spec and makes new tokens where asked for.

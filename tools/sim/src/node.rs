@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_agent::{
-    Actions, Agent, AgentConfig, Assignment, Failure, Finished, Input, Moment, Operation, StoredTask, Work,
+    Actions, Agent, AgentConfig, Assignment, Failure, Finished, Input, Moment, Operation, Payload, StoredTask, Work,
 };
 use skep_control::Rng;
 use skep_dispatcher::{Assigned, AssignmentChange, AssignmentsMessage};
-use skep_model::{ByteSize, ContainerStatus, Labels, NanoCpus, NodeDescription, NodeId, SessionId, TaskId, TaskStatus};
+use skep_model::{
+    ByteSize, ContainerStatus, Labels, NanoCpus, NodeDescription, NodeId, SecretId, SessionId, TaskId, TaskStatus,
+};
 
 use crate::sim::{MILLI, SECOND, Sim, What, wall};
 
@@ -68,6 +70,8 @@ pub(crate) struct SimNode {
     /// Removed from the cluster by a user.
     pub(crate) is_removed: bool,
     pub(crate) starts: BTreeMap<TaskId, u32>,
+    /// Secrets that the leader sent, in memory only.
+    pub(crate) values: BTreeMap<SecretId, Arc<Payload>>,
 }
 
 impl SimNode {
@@ -95,6 +99,16 @@ impl SimNode {
             is_cut: false,
             is_removed: false,
             starts: BTreeMap::new(),
+            values: BTreeMap::new(),
+        }
+    }
+
+    /// Gives a task the values that it refers to.
+    fn fill(&self, assignment: &mut Assignment) {
+        for reference in &assignment.spec.container.secrets {
+            if let Some(value) = self.values.get(&reference.secret_id) {
+                assignment.secrets.insert(reference.secret_id, value.clone());
+            }
         }
     }
 
@@ -130,6 +144,7 @@ impl Sim {
         self.break_link(node);
         let machine = &mut self.nodes[node];
         machine.agent = None;
+        machine.values.clear();
         machine.operations.clear();
         if is_power {
             for container in machine.containers.values_mut().filter(|container| **container == Container::Running) {
@@ -233,18 +248,39 @@ impl Sim {
             return;
         }
         machine.applied = message.results_in;
+        if message.is_complete {
+            machine.values.clear();
+        }
+        let mut changes = Vec::new();
+        let mut forgotten = Vec::new();
+        for change in message.changes {
+            match change {
+                AssignmentChange::Update(assigned) => {
+                    let mut assignment = assignment(&assigned);
+                    machine.fill(&mut assignment);
+                    changes.push(skep_agent::Change::Update(Box::new(assignment)));
+                }
+                AssignmentChange::Remove(task) => changes.push(skep_agent::Change::Remove(task)),
+                AssignmentChange::UpdateSecret(secret) => {
+                    let data = secret.spec.data.0.clone();
+                    let payload = Payload { name: secret.spec.name.clone(), data, is_template: false };
+                    machine.values.insert(secret.id, Arc::new(payload));
+                }
+                AssignmentChange::RemoveSecret(id) => forgotten.push(id),
+                AssignmentChange::UpdateConfig(_) | AssignmentChange::RemoveConfig(_) => {}
+            }
+        }
+        for id in forgotten {
+            machine.values.remove(&id);
+        }
         let input = if message.is_complete {
-            let updates = message.changes.into_iter().filter_map(|change| match change {
-                AssignmentChange::Update(assigned) => Some(assignment(&assigned)),
-                AssignmentChange::Remove(_) => None,
+            let updates = changes.into_iter().filter_map(|change| match change {
+                skep_agent::Change::Update(assignment) => Some(*assignment),
+                skep_agent::Change::Remove(_) => None,
             });
             Input::Complete(updates.collect())
         } else {
-            let changes = message.changes.into_iter().map(|change| match change {
-                AssignmentChange::Update(assigned) => skep_agent::Change::Update(Box::new(assignment(&assigned))),
-                AssignmentChange::Remove(task) => skep_agent::Change::Remove(task),
-            });
-            Input::Incremental(changes.collect())
+            Input::Incremental(changes)
         };
         self.input(node, input);
     }

@@ -10,7 +10,7 @@ use skep_model::{
     ServiceDefinition, ServiceId, ServiceMode, ServiceSpec, TaskId, TaskState,
 };
 
-fn id<T: ObjectId>(name: &str) -> T {
+pub(crate) fn id<T: ObjectId>(name: &str) -> T {
     let letters = name.chars().filter(char::is_ascii_alphanumeric);
     let text: String = letters.chain(std::iter::once('x')).chain(std::iter::repeat('0')).take(25).collect();
     T::parse(&text.to_lowercase()).expect("25 letters and digits are an id")

@@ -27,7 +27,7 @@ impl std::fmt::Display for Violation {
 type Check = fn(&State, &mut Vec<String>);
 
 /// All invariants of one state by name.
-const INVARIANTS: [(&str, Check); 13] = [
+const INVARIANTS: [(&str, Check); 14] = [
     ("indexes agree with tables", indexes_agree),
     ("every named revision is stored", revisions_are_stored),
     ("no revision is kept without use", revisions_are_used),
@@ -41,6 +41,7 @@ const INVARIANTS: [(&str, Check); 13] = [
     ("no published port twice", published_ports_are_unique),
     ("no more tasks on a node than the service allows", max_replicas_hold),
     ("nothing happened later than now", times_are_past),
+    ("services use secrets and configs that are there", references_lead_somewhere),
 ];
 
 /// Lints a state; empty when it is sound.
@@ -307,6 +308,39 @@ fn times_are_past(state: &State, found: &mut Vec<String>) {
     for node in state.nodes() {
         if is_future(node.observed.since.cluster) {
             found.push(format!("node {}", node.id));
+        }
+    }
+}
+
+/// Source: control plane reference §1.3 and §10, a used secret or config is not removed; and `core/store`: the indexes by
+/// secret and config find exactly the services that need one.
+fn references_lead_somewhere(state: &State, found: &mut Vec<String>) {
+    for service in state.services() {
+        for reference in &service.spec.task.container.secrets {
+            if state.secret(reference.secret_id).is_none() {
+                found.push(format!("service {} uses missing secret {}", service.id, reference.secret_name));
+            }
+            if !state.users_of_secret(reference.secret_id).any(|user| user.id == service.id) {
+                found.push(format!("service {} is not listed for secret {}", service.id, reference.secret_name));
+            }
+        }
+        for reference in &service.spec.task.container.configs {
+            if state.config(reference.config_id).is_none() {
+                found.push(format!("service {} uses missing config {}", service.id, reference.config_name));
+            }
+            if !state.users_of_config(reference.config_id).any(|user| user.id == service.id) {
+                found.push(format!("service {} is not listed for config {}", service.id, reference.config_name));
+            }
+        }
+    }
+    for secret in state.secrets() {
+        if state.secret_by_name(&secret.spec.name).map(|found| found.id) != Some(secret.id) {
+            found.push(format!("{:?} does not find secret {}", secret.spec.name, secret.id));
+        }
+    }
+    for config in state.configs() {
+        if state.config_by_name(&config.spec.name).map(|found| found.id) != Some(config.id) {
+            found.push(format!("{:?} does not find config {}", config.spec.name, config.id));
         }
     }
 }

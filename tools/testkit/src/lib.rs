@@ -11,8 +11,10 @@
 
 mod builders;
 pub mod check;
+mod values;
 mod world;
 
 pub use builders::{ANode, AService, ATask, a_node, a_service, a_task, node_id, service_id, task_id};
 pub use check::{Violation, check_state};
+pub use values::{AConfig, ASecret, a_config, a_secret, config_id, secret_id};
 pub use world::{Seat, World, a_state, seat};

@@ -698,5 +698,7 @@ pub fn parts_of(state: &State) -> Parts {
         revisions: state.revisions().map(|(service, version, spec)| (service, version, spec.clone())).collect(),
         services: state.services().map(|service| (**service).clone()).collect(),
         tasks: state.tasks().map(|task| (**task).clone()).collect(),
+        secrets: state.secrets().map(|secret| (**secret).clone()).collect(),
+        configs: state.configs().map(|config| (**config).clone()).collect(),
     }
 }

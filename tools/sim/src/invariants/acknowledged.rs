@@ -40,7 +40,8 @@ impl History {
             Request::RemoveService(service) => {
                 self.replicas.remove(service);
             }
-            Request::UpdateCluster { .. } | Request::UpdateNode { .. } | Request::RemoveNode { .. } => {}
+            // Not about services.
+            _ => {}
         }
     }
 }
