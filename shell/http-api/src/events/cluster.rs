@@ -70,6 +70,22 @@ fn happening(change: &Event, at: i64) -> Option<Happening> {
         Event::Service(old, new) => {
             told("service", old.as_deref(), new.as_deref(), at, |service| service.id.to_string(), service)
         }
+        Event::Secret(old, new) => told(
+            "secret",
+            old.as_deref(),
+            new.as_deref(),
+            at,
+            |secret| secret.id.to_string(),
+            |_, secret| named(&secret.spec.name),
+        ),
+        Event::Config(old, new) => told(
+            "config",
+            old.as_deref(),
+            new.as_deref(),
+            at,
+            |config| config.id.to_string(),
+            |_, config| named(&config.spec.name),
+        ),
         Event::Reset | Event::Cluster(..) | Event::Task(..) => None,
     }
 }
@@ -104,6 +120,10 @@ fn changed(attributes: &mut Attributes, name: &str, old: &str, new: &str) {
         attributes.insert(format!("{name}.old"), old.to_owned());
         attributes.insert(format!("{name}.new"), new.to_owned());
     }
+}
+
+fn named(name: &str) -> Attributes {
+    Attributes::from([("name".to_owned(), name.to_owned())])
 }
 
 fn node(old: Option<&Node>, node: &Node) -> Attributes {
