@@ -76,7 +76,7 @@ fn an_update_that_goes_on_keeps_what_it_may_return_to() {
     world.must_commit(vec![set(expect, UpdateState::Completed).into()]);
     world.must_commit(vec![Change::RemoveSecret(secret_id("one")).into()]);
     let expect = world.state.service(service_id("web")).unwrap().meta.version;
-    let rejection = refused(&mut world, Change::RollbackService { service: service_id("web"), expect });
+    let rejection = refused(&mut world, Change::RollbackService { service: service_id("web"), expect, reason: None });
     assert_eq!(rejection, Rejection::Unmet("secret not found: one".to_owned()));
     assert_eq!(check_state(&world.state), []);
 }
