@@ -6,6 +6,7 @@
 
 mod cluster;
 mod image_name;
+mod mounts;
 mod names;
 mod node;
 mod ports;

@@ -11,7 +11,7 @@ use skep_model::{
 use skep_store::{Change, State};
 
 use crate::image_name::is_image_reference;
-use crate::{Admitted, Code, Refusal, names, ports, references, unsupported};
+use crate::{Admitted, Code, Refusal, mounts, names, ports, references, unsupported};
 
 /// Least processor time that can be asked for, in billionths of a CPU.
 const CPU_MIN: i64 = 1_000_000;
@@ -149,11 +149,7 @@ fn check_container(spec: &ServiceSpec) -> Result<(), Refusal> {
     if !is_image_reference(&container.image) {
         return Err(Refusal::invalid(format!("ContainerSpec: {:?} is not a valid repository/tag", container.image)));
     }
-    let mut targets: Vec<_> = container.mounts.iter().map(|mount| &mount.target).collect();
-    targets.sort();
-    if let Some(pair) = targets.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Refusal::invalid(format!("ContainerSpec: duplicate mount point: {}", pair[0])));
-    }
+    mounts::check(&container.mounts)?;
     if let Some(health) = &container.healthcheck {
         let times = [
             ("interval", health.interval),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use skep_control::{Env, Rng};
 use skep_model::{
-    ClusterTime, Driver, EndpointMode, EndpointSpec, Limits, Mount, NanoCpus, PortConfig, PublishMode,
+    ClusterTime, Driver, EndpointMode, EndpointSpec, Limits, Mount, MountKind, NanoCpus, PortConfig, PublishMode,
     ServiceDefinition, ServiceId, ServiceMode, ServiceSpec, UpdateConfig, Version, WallTime,
 };
 use skep_store::{Entry, Proposal, State, apply};
@@ -102,7 +102,11 @@ fn docker_refusals_keep_docker_texts() {
 fn what_is_not_supported_is_refused_by_name() {
     let not_yet = Code::Unimplemented;
     check_refused(|spec| spec.mode = ServiceMode::Global, not_yet, "service mode global");
-    check_refused(|spec| spec.task.container.mounts = vec![Mount::default()], not_yet, "--mount");
+    let npipe = |spec: &mut ServiceSpec| {
+        let mount = Mount { kind: MountKind::NamedPipe, target: "/p".into(), ..Mount::default() };
+        spec.task.container.mounts = vec![mount];
+    };
+    check_refused(npipe, not_yet, "npipe");
     check_refused(|spec| spec.task.container.tty = true, not_yet, "--tty");
     check_refused(|spec| spec.task.container.init = Some(true), not_yet, "--init");
     check_refused(|spec| spec.update = Some(UpdateConfig::default()), not_yet, "--update-");

@@ -1,6 +1,6 @@
 //! What a service may not ask for yet. One line each, named as the user wrote it; a line goes away when the thing works.
 
-use skep_model::{ContainerSpec, Privileges, ServiceMode, ServiceSpec};
+use skep_model::{ContainerSpec, MountKind, Privileges, ServiceMode, ServiceSpec};
 
 use crate::Refusal;
 
@@ -37,12 +37,18 @@ fn in_container(container: &ContainerSpec) -> Option<String> {
     let health = container.healthcheck.as_ref().is_some_and(|health| {
         !matches!(health.test.first().map(String::as_str), None | Some("NONE")) || health.interval.is_some()
     });
+    let mount = container.mounts.iter().find_map(|mount| match mount.kind {
+        MountKind::Bind | MountKind::Volume | MountKind::Tmpfs => None,
+        MountKind::NamedPipe => Some("npipe"),
+        MountKind::Cluster => Some("cluster"),
+        MountKind::Image => Some("image"),
+    });
     let default = Privileges::default();
     let privileges = container.privileges.as_ref().unwrap_or(&default);
     let rows = [
         (container.tty, "TTY (--tty)".into()),
         (container.open_stdin, "OpenStdin".into()),
-        (!container.mounts.is_empty(), "Mounts (--mount)".into()),
+        (mount.is_some(), format!("a mount of type {} (--mount type=...)", mount.unwrap_or_default())),
         (health, "Healthcheck (--health-*)".into()),
         (container.init == Some(true), "Init (--init)".into()),
         (

@@ -25,6 +25,7 @@ mod task;
 mod text;
 mod time;
 mod version;
+mod volume;
 
 pub use container::*;
 pub use decode::{DecodeError, decode};
@@ -45,6 +46,7 @@ pub use task::*;
 pub use text::{Map, Text, Texts};
 pub use time::Timestamp;
 pub use version::{ApiVersion, VersionError};
+pub use volume::{Volume, VolumeCreate, VolumeList, VolumeUsage, VolumesPruned};
 
 use serde::{Deserialize, Serialize};
 

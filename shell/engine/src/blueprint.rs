@@ -7,7 +7,7 @@ mod mounts;
 mod signal;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use skep_agent::{Assignment, TemplateContext, container_labels, container_name, expand_container};
@@ -31,6 +31,8 @@ pub(crate) struct Site<'a> {
     pub(crate) platform: &'a Platform,
     pub(crate) cgroup_parent: &'a str,
     pub(crate) log_path: PathBuf,
+    /// Where volumes lie.
+    pub(crate) volumes: &'a Path,
 }
 
 /// What is asked of one container, by a task or by hand.
@@ -90,7 +92,7 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
     let stop_signal = stop_signal.map_or("SIGTERM", String::as_str);
     parse_signal(stop_signal)?;
     let (log_driver, log_options, log) = log::driver(log_driver.as_ref(), site.log_path.clone())?;
-    let (mounts, shown_mounts) = mounts::mounts(&spec.mounts)?;
+    let (mounts, shown_mounts) = mounts::mounts(&spec.mounts, defaults.volumes.keys(), task.is_some(), site)?;
 
     let mut config = ContainerConfig::new(site.id, RootFs::Dir(PathBuf::new()), args);
     site.cgroup_parent.clone_into(&mut config.cgroup_parent);

@@ -138,6 +138,7 @@ impl Inner {
         if container.has_host_ports() {
             self.release(container).await;
         }
+        self.leave_storage(container).await;
         container.set_state(ContainerState::Exited(record));
         self.execs.forget_ended(container.id());
         self.release(container).await;

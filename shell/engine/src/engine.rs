@@ -26,6 +26,7 @@ use crate::publish::Publisher;
 use crate::sweep;
 use crate::table::Table;
 use crate::view::{ContainerState, ContainerView};
+use crate::volumes::Volumes;
 use crate::{etc_files, info};
 
 /// Most containers whose files and network are taken away at a time; the rest wait.
@@ -80,6 +81,7 @@ pub(crate) struct Inner {
     pub(crate) config: EngineConfig,
     pub(crate) layout: Layout,
     pub(crate) images: ImageStore,
+    pub(crate) volumes: Volumes,
     pub(crate) network: Arc<Network>,
     pub(crate) publisher: Publisher,
     pub(crate) table: Table,
@@ -129,6 +131,7 @@ impl Engine {
             config: opened.config,
             layout: opened.layout,
             images: opened.images,
+            volumes: opened.volumes,
             network: opened.network,
             table: Table::default(),
             hostname: info::hostname(),
@@ -236,11 +239,11 @@ impl Engine {
         Ok(wait(self.inner.table.find(name)?, condition))
     }
 
-    /// Removes a container; a running one only by force.
+    /// Removes a container; a running one only by force. Volumes that were made for it stay unless `volumes` says otherwise.
     ///
     /// # Errors
     /// [`EngineError::Conflict`] with Docker's text when it runs.
-    pub async fn remove(&self, name: &str, force: bool) -> Result<()> {
+    pub async fn remove(&self, name: &str, force: bool, volumes: bool) -> Result<()> {
         let container = self.inner.table.find(name)?;
         if !force && matches!(container.state(), ContainerState::Running { .. } | ContainerState::Starting) {
             return Err(EngineError::Conflict(format!(
@@ -250,7 +253,13 @@ impl Engine {
             )));
         }
         let inner = self.inner.clone();
-        self.inner.to_its_end(async move { inner.remove(&container).await }).await
+        let remove = async move {
+            if !volumes {
+                inner.keep_volumes(&container).await?;
+            }
+            inner.remove(&container).await
+        };
+        self.inner.to_its_end(remove).await
     }
 
     /// The container's output.

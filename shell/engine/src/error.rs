@@ -43,6 +43,12 @@ pub enum EngineError {
     /// The input is wrong; the text says which.
     #[error("{0}")]
     Invalid(String),
+    /// Something that is named does not exist; the text is Docker's.
+    #[error("{0}")]
+    NotFound(String),
+    /// A volume cannot be mounted or filled; the text is Docker's.
+    #[error("{0}")]
+    Volume(String),
     /// The container could not be started; the text is Docker's, the code its exit code.
     #[error("{message}")]
     Start {
@@ -103,7 +109,7 @@ impl EngineError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NoSuchContainer(_) | Self::NoSuchExec(_) => ErrorClass::NotFound,
+            Self::NoSuchContainer(_) | Self::NoSuchExec(_) | Self::NotFound(_) => ErrorClass::NotFound,
             Self::NotRunning(_) | Self::Conflict(_) => ErrorClass::Conflict,
             Self::Invalid(_) | Self::Ambiguous(_) => ErrorClass::Invalid,
             Self::AlreadyStopped(_) => ErrorClass::NotModified,

@@ -4,12 +4,14 @@
 //! <data-root>/engine.lock                    held while an engine is open
 //! <data-root>/image/                         the image store
 //! <data-root>/network/                       what the network must remember
+//! <data-root>/volumes/                       the volumes
 //! <data-root>/containers/<id>/container.json the record: there is a container exactly while this file is there
 //!                            /bundle/        shim.json, pid.json, exit.json, shim.sock
 //!                            /hosts, hostname, resolv.conf
 //!                            /ports.json     host-mode ports that were chosen here
 //!                            /<id>-json.log
 //! <exec-root>/netns/                         pins of network namespaces
+//! <exec-root>/volumes/                       pins of paths inside volumes
 //! ```
 
 use std::fs::{self, DirBuilder, File};
@@ -58,6 +60,15 @@ impl Layout {
 
     pub(crate) fn network(&self) -> PathBuf {
         self.data_root.join("network")
+    }
+
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.data_root.join("volumes")
+    }
+
+    /// Where paths inside volumes are pinned.
+    pub(crate) fn volume_pins(&self) -> PathBuf {
+        self.exec_root.join("volumes")
     }
 
     pub(crate) fn pins(&self) -> PathBuf {

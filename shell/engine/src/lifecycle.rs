@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | directory `containers/<id>/` made | directory removed |
 //! | snapshot made | snapshot removed |
+//! | volumes made or found | those that were made for it removed, the others free |
 //! | endpoint made | endpoint removed |
 //! | `container.json` written: **now it exists** | it is removed |
 //!
@@ -48,6 +49,7 @@ impl Inner {
         let image = self.images.require(&assignment.spec.container.image)?;
         let id = new_id()?;
         let directory = self.layout.container(&id);
+        let volumes = self.layout.volumes();
         let site = Site {
             id: &id,
             now: now(),
@@ -55,6 +57,7 @@ impl Inner {
             platform: &self.platform,
             cgroup_parent: &self.config.cgroup_parent,
             log_path: directory.log(),
+            volumes: &volumes,
         };
         let mut record = draw(Wanted::by_task(assignment, &site)?, &image, &site)?;
         if image.config.config.healthcheck.is_some() {
@@ -65,6 +68,7 @@ impl Inner {
         let made = (|| {
             stop_if_cancelled()?;
             let snapshot = self.images.create_snapshot(&id, image.id)?;
+            self.provide_storage(&record, &snapshot)?;
             record.config.rootfs = RootFs::Overlay {
                 lower: snapshot.lower,
                 upper: snapshot.upper,
@@ -101,6 +105,7 @@ impl Inner {
     pub(crate) fn unmake(&self, id: &str) -> Result<()> {
         let directory = self.layout.container(id);
         directory.uncommit()?;
+        self.forget_storage(id);
         self.network.remove_endpoint(id)?;
         match self.images.remove_snapshot(id) {
             Ok(()) | Err(skep_image::Error::NoSuchSnapshot(_)) => {}
@@ -122,6 +127,7 @@ impl Inner {
         let bundle = match self.blocking(move |inner| inner.write_bundle(&prepared)).await {
             Ok(bundle) => bundle,
             Err(error) => {
+                self.leave_storage(container).await;
                 self.release(container).await;
                 return Err(error);
             }
@@ -135,6 +141,7 @@ impl Inner {
             }
             Err(error) => {
                 let error = self.failed_start(container, bundle, error).await;
+                self.leave_storage(container).await;
                 self.release(container).await;
                 Err(error)
             }
@@ -143,11 +150,12 @@ impl Inner {
 
     fn write_bundle(&self, container: &Container) -> Result<Bundle> {
         let record = &container.record;
-        check_sources(&record.config.mounts)?;
         let endpoint = self.network.create_endpoint(&record.id)?;
         container.set_ports(self.reserve_ports(container)?);
         let machine = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let mut config = record.config.clone();
+        self.enter_storage(record, &mut config.mounts)?;
+        check_sources(&config.mounts)?;
         let etc = etc_files::write(record, &endpoint, &container.directory, &machine)?;
         // As in Docker: what lies deeper comes later, so that nothing is hidden.
         config.mounts.splice(0..0, etc);

@@ -155,10 +155,10 @@ impl PortRecord {
     }
 }
 
-/// A mount as `docker inspect` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A mount as `docker inspect` shows it, and what is needed to make it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MountRecord {
-    /// `bind` or `tmpfs`.
+    /// `bind`, `volume` or `tmpfs`.
     pub kind: String,
     /// Path on the host; empty for a tmpfs.
     pub source: String,
@@ -166,8 +166,37 @@ pub struct MountRecord {
     pub destination: String,
     /// Writable.
     pub rw: bool,
-    /// Propagation; empty for a tmpfs.
+    /// Propagation; empty unless it is a bind.
     pub propagation: String,
+    /// Docker's mode words, such as `z`; only shown.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mode: String,
+    /// Make a bind's missing source.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub create_source: bool,
+    /// The volume of a `volume`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeMount>,
+}
+
+/// The volume of a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeMount {
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub driver: String,
+    /// Options of the driver, should it have to be made.
+    pub options: BTreeMap<String, String>,
+    /// Labels, should it have to be made.
+    pub labels: BTreeMap<String, String>,
+    /// Nobody named it: it was made for this container.
+    pub anonymous: bool,
+    /// Leave it empty.
+    pub no_copy: bool,
+    /// Path inside of it; empty is all of it.
+    pub subpath: String,
 }
 
 #[cfg(test)]

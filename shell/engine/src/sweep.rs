@@ -17,6 +17,7 @@ use crate::layout::Layout;
 use crate::lifecycle::{Found, state_of};
 use crate::record::{PortRecord, Record};
 use crate::view::ContainerState;
+use crate::volumes::Volumes;
 
 /// All parts of an engine that had to be opened with blocking calls.
 pub(crate) struct Opened {
@@ -24,6 +25,7 @@ pub(crate) struct Opened {
     pub(crate) layout: Layout,
     pub(crate) lock: Flock<File>,
     pub(crate) images: ImageStore,
+    pub(crate) volumes: Volumes,
     pub(crate) network: Arc<Network>,
     pub(crate) containers: Vec<Found>,
 }
@@ -33,6 +35,7 @@ pub(crate) fn open(config: EngineConfig) -> Result<Opened> {
     let layout = Layout::create(&config.data_root, &config.exec_root)?;
     let lock = lock(&layout)?;
     let images = ImageStore::open(&layout.images())?;
+    let volumes = Volumes::open(layout.volumes(), layout.volume_pins())?;
     let mut network_config = NetworkConfig::new(layout.pins(), layout.network());
     network_config.bridge_name.clone_from(&config.bridge_name);
     network_config.subnet = config.subnet;
@@ -79,7 +82,7 @@ pub(crate) fn open(config: EngineConfig) -> Result<Opened> {
             tracing::warn!(container.id = snapshot.container_id, %error, "cannot remove a snapshot that nobody owns");
         }
     }
-    Ok(Opened { config, layout, lock, images, network, containers })
+    Ok(Opened { config, layout, lock, images, volumes, network, containers })
 }
 
 fn lock(layout: &Layout) -> Result<Flock<File>> {
@@ -144,6 +147,9 @@ impl Inner {
                 self.publisher.add(container.id(), endpoint.address, &container.ports());
             }
             self.watch(container);
+        }
+        if let Err(error) = self.blocking(|inner| Ok(inner.adopt_storage())).await {
+            tracing::error!(error = error.full_text(), "cannot take over the volumes of containers");
         }
         // What fails now is tried again with the network's next check.
         if let Err(error) = self.publisher.refresh().await {

@@ -80,7 +80,8 @@ fn what_cannot_be_honoured_is_refused_and_leaves_nothing() {
         let task = rig.task_with("true", |spec| spec.container.hostname = "{{.Nothing}}".to_owned());
         assert!(rig.prepare(&task).await.result.is_err());
         let task = rig.task_with("true", |spec| {
-            let mount = Mount { target: "/v".to_owned(), source: "v".to_owned(), ..Mount::default() };
+            let (target, source) = ("/v".to_owned(), "v".to_owned());
+            let mount = Mount { target, source, kind: MountKind::Cluster, ..Mount::default() };
             spec.container.mounts = vec![mount];
         });
         assert!(rig.prepare(&task).await.result.is_err());
@@ -98,10 +99,8 @@ fn what_cannot_be_honoured_is_refused_and_leaves_nothing() {
             let (target, source) = ("/x".to_owned(), "/not/there".to_owned());
             spec.container.mounts = vec![Mount { kind: MountKind::Bind, target, source, ..Mount::default() }];
         });
-        rig.prepare(&task).await;
-        let text = "starting container failed: invalid bind mount source, source path not found: /not/there";
-        assert_eq!(rig.start(&task).await.result, refused(text));
-        rig.succeed(&task, Work::Remove).await;
+        let text = "invalid mount config for type \"bind\": bind source path does not exist: /not/there";
+        assert_eq!(rig.prepare(&task).await.result, refused(text));
         rig.check_nothing_is_left();
         rig
     });
@@ -161,7 +160,7 @@ fn kill_stop_wait_and_remove() {
         let engine = rig.engine().clone();
         let id = engine.of_task(task.task_id).unwrap().record.id.clone();
         rig.wait_for_line(&id, "up").await;
-        assert!(matches!(engine.remove(&id, false).await, Err(EngineError::Conflict(_))));
+        assert!(matches!(engine.remove(&id, false, false).await, Err(EngineError::Conflict(_))));
         assert!(matches!(engine.kill(&id, "SIGNOTHING").await, Err(EngineError::Invalid(_))));
         let next = tokio::spawn(engine.wait(&id[..12], WaitCondition::NextExit).unwrap());
         let removed = tokio::spawn(engine.wait(&id, WaitCondition::Removed).unwrap());
@@ -170,7 +169,7 @@ fn kill_stop_wait_and_remove() {
         assert!(matches!(engine.stop(&id, None, None).await, Err(EngineError::AlreadyStopped(_))));
         assert!(matches!(engine.kill(&id, "9").await, Err(EngineError::Conflict(_))));
         assert_eq!(engine.wait(&id, WaitCondition::NotRunning).unwrap().await.exit_code, 137);
-        engine.remove(&id, false).await.unwrap();
+        engine.remove(&id, false, false).await.unwrap();
         assert_eq!(removed.await.unwrap().exit_code, 137);
         assert!(matches!(engine.inspect(&id), Err(EngineError::NoSuchContainer(_))));
         rig.check_nothing_is_left();

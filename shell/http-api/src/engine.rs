@@ -3,6 +3,7 @@
 mod adapter;
 mod inspect;
 mod observe;
+mod volumes;
 
 pub use observe::Observe;
 
@@ -16,6 +17,9 @@ use skep_api_types::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(crate) use volumes::is_anonymous;
+pub use volumes::{VolumeFilter, Volumes};
+
 use crate::cluster::{LogLine, LogOptions};
 
 /// A stream of an uploaded archive.
@@ -23,7 +27,7 @@ pub type Archive = Pin<Box<dyn AsyncRead + Send>>;
 
 /// One machine's containers, images and networks. Names of containers may be ids, names or unambiguous id prefixes.
 #[async_trait]
-pub trait Engine: Observe {
+pub trait Engine: Observe + Volumes {
     /// What this machine is and has.
     async fn facts(&self) -> EngineFacts;
 
@@ -35,8 +39,8 @@ pub trait Engine: Observe {
     async fn kill(&self, name: &str, signal: &str) -> Result<(), EngineError>;
     /// Stop signal, grace in seconds (negative is without end), SIGKILL; `None` is the container's own.
     async fn stop(&self, name: &str, signal: Option<&str>, grace: Option<i64>) -> Result<(), EngineError>;
-    /// Removes a container; a running one only by force.
-    async fn remove(&self, name: &str, force: bool) -> Result<(), EngineError>;
+    /// Removes a container; a running one only by force. With `volumes` those that nobody named go, too.
+    async fn remove(&self, name: &str, force: bool, volumes: bool) -> Result<(), EngineError>;
     /// Waits for an end; the container is looked up at once.
     fn wait(&self, name: &str, condition: WaitCondition) -> Result<BoxFuture<'static, Ended>, EngineError>;
     /// Output, line by line.

@@ -28,7 +28,8 @@ pub use cluster::{
     LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
 };
 pub use engine::{
-    Archive, Ended, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, ImageImport, Observe, WaitCondition,
+    Archive, Ended, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, ImageImport, Observe, VolumeFilter,
+    Volumes, WaitCondition,
 };
 pub use error::ApiError;
 pub use events::{ClusterEvents, Happening, Happenings};

@@ -12,6 +12,7 @@ mod stored;
 mod swarm;
 mod system;
 mod tasks;
+mod volumes;
 
 use axum::Router;
 use axum::routing::{MethodRouter, any, delete, get, post};
@@ -117,10 +118,10 @@ fn machine_routes() -> Router<Api> {
         .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
         .route("/networks/{id}/connect", lacks("connecting a container to a network by hand"))
         .route("/networks/{id}/disconnect", lacks("disconnecting a container from a network by hand"))
-        .route("/volumes", get(stored::volumes))
-        .route("/volumes/create", lacks("creating a volume"))
-        .route("/volumes/prune", lacks("removing all unused volumes at once"))
-        .route("/volumes/{name}", get(stored::volume).put(stored::volume).delete(stored::volume))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/create", post(volumes::create))
+        .route("/volumes/prune", post(volumes::prune))
+        .route("/volumes/{*name}", get(volumes::inspect).put(volumes::update).delete(volumes::remove))
         .route("/plugins", get(stored::plugins))
         .route("/plugins/{name}/json", get(stored::plugin))
 }

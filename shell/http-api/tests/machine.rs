@@ -242,20 +242,45 @@ async fn images_are_listed_inspected_tagged_loaded_and_removed() {
 #[tokio::test]
 async fn other_kinds_of_objects_are_empty_or_what_the_machine_has() {
     let rig = rig(FakeCluster::manager(world()));
-    assert_eq!(rig.get("/volumes").await.json(), json!({"Volumes": [], "Warnings": null}));
     for path in ["/secrets", "/configs", "/plugins"] {
         assert_eq!(rig.get(path).await.json(), json!([]), "{path}");
     }
     assert_eq!(rig.get("/networks").await.json()[0]["Name"], "skep0");
-    for (path, text) in [
-        ("/networks/nosuch", "network nosuch not found"),
-        ("/volumes/nosuch", "get nosuch: no such volume"),
-        ("/plugins/nosuch/json", "plugin \"nosuch\" not found"),
-    ] {
+    for (path, text) in
+        [("/networks/nosuch", "network nosuch not found"), ("/plugins/nosuch/json", "plugin \"nosuch\" not found")]
+    {
         let answer = rig.get(path).await;
         assert_eq!((answer.status.as_u16(), answer.message().as_str()), (404, text));
     }
     assert_eq!(rig.call("DELETE", "/networks/skep0", "").await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn volumes_are_listed_made_removed_and_pruned() {
+    let rig = rig(FakeCluster::manager(world()));
+    let shown = json!({"CreatedAt": "0001-01-01T00:00:00Z", "Driver": "local", "Labels": null,
+        "Mountpoint": "/volumes/data/_data", "Name": "data", "Options": null, "Scope": "local"});
+    assert_eq!(rig.get("/volumes").await.json(), json!({"Volumes": [shown], "Warnings": null}));
+    let none = rig.get("/volumes?filters=%7B%22dangling%22%3A%5B%22false%22%5D%7D").await.json();
+    assert_eq!(none, json!({"Volumes": [], "Warnings": null}));
+    assert_eq!(rig.get("/volumes?filters=%7B%22bogus%22%3A%5B%221%22%5D%7D").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(rig.get("/volumes/data").await.json(), shown);
+    let missing = rig.get("/volumes/no/such").await;
+    assert_eq!((missing.status.as_u16(), missing.message().as_str()), (404, "get no/such: no such volume"));
+    let body = r#"{"Name":"data","Driver":"local","DriverOpts":{"type":"tmpfs"},"Labels":{"a":"b"}}"#;
+    assert_eq!(rig.call("POST", "/volumes/create", body).await.status, StatusCode::CREATED);
+    assert_eq!(rig.call("DELETE", "/volumes/data?force=1", "").await.status, StatusCode::NO_CONTENT);
+    let calls = rig.engine.calls.lock().unwrap().clone();
+    assert!(calls[0].starts_with("create volume data") && calls[1] == "remove volume data true", "{calls:?}");
+    let all = "filters=%7B%22all%22%3A%5B%22true%22%5D%7D";
+    for (path, deleted) in [
+        ("/v1.42/volumes/prune".to_owned(), json!(["0123"])),
+        (format!("/v1.42/volumes/prune?{all}"), json!(["data", "0123"])),
+        ("/v1.41/volumes/prune".to_owned(), json!(["data", "0123"])),
+    ] {
+        assert_eq!(rig.call("POST", &path, "").await.json()["VolumesDeleted"], deleted, "{path}");
+    }
+    assert_eq!(rig.call("POST", &format!("/v1.41/volumes/prune?{all}"), "").await.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -46,4 +46,4 @@ pub use reference::Reference;
 pub use remove::{ContainerUse, Removed};
 pub use snapshot::Snapshot;
 pub use store::{Image, ImageStore};
-pub use tree::Usage;
+pub use tree::{Usage, remove as remove_tree, usage as tree_usage};

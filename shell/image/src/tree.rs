@@ -22,7 +22,10 @@ pub struct Usage {
 }
 
 /// Adds up a tree. What disappears meanwhile is not counted.
-pub(crate) fn usage(root: &Path) -> io::Result<Usage> {
+///
+/// # Errors
+/// When a directory cannot be read.
+pub fn usage(root: &Path) -> io::Result<Usage> {
     let mut total = Usage::default();
     let mut seen = BTreeSet::new();
     let mut todo: Vec<PathBuf> = vec![root.to_owned()];
@@ -109,8 +112,12 @@ pub(crate) fn remove_at(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
-/// [`remove_at`] by path.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
+/// Removes a file or directory, whatever is in it; it is fine if there is none. Symbolic links are not followed. What is mounted
+/// in it is emptied, too: unmount it first.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };

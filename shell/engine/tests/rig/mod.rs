@@ -326,7 +326,7 @@ async fn clean_up(config: EngineConfig) -> Option<()> {
             continue;
         };
         for view in engine.list() {
-            let _ = engine.remove(&view.record.id, true).await;
+            let _ = engine.remove(&view.record.id, true, true).await;
         }
         let network = engine.network().clone();
         let _ = tokio::task::spawn_blocking(move || network.remove_all()).await;

@@ -94,8 +94,8 @@ impl Engine for skep_engine::Engine {
         Ok(skep_engine::Engine::stop(self, name, signal, grace).await?)
     }
 
-    async fn remove(&self, name: &str, force: bool) -> Result<(), EngineError> {
-        Ok(skep_engine::Engine::remove(self, name, force).await?)
+    async fn remove(&self, name: &str, force: bool, volumes: bool) -> Result<(), EngineError> {
+        Ok(skep_engine::Engine::remove(self, name, force, volumes).await?)
     }
 
     fn wait(&self, name: &str, condition: WaitCondition) -> Result<BoxFuture<'static, Ended>, EngineError> {

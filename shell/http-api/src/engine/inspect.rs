@@ -75,11 +75,13 @@ pub(super) fn container(view: &ContainerView, network: &str) -> ContainerInspect
             .iter()
             .map(|mount| MountPoint {
                 r#type: mount.kind.clone(),
+                name: mount.volume.as_ref().map(|volume| volume.name.clone()).unwrap_or_default(),
                 source: mount.source.clone(),
                 destination: mount.destination.clone(),
+                driver: mount.volume.as_ref().map(|volume| volume.driver.clone()).unwrap_or_default(),
+                mode: mount.mode.clone(),
                 rw: mount.rw,
                 propagation: mount.propagation.clone(),
-                ..MountPoint::default()
             })
             .collect(),
         config: config(record),

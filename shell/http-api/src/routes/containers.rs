@@ -55,7 +55,7 @@ pub(crate) async fn remove(
     if query.flag("link") {
         return Err(ApiError::unsupported("a legacy link"));
     }
-    api.engine.remove(&name, query.flag("force")).await?;
+    api.engine.remove(&name, query.flag("force"), query.flag("v")).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

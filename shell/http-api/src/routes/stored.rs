@@ -1,9 +1,9 @@
-//! Kinds of objects that there are none of, yet: secrets, configs, volumes, plugins. Lists are empty and names unknown, in
+//! Kinds of objects that there are none of, yet: secrets, configs, plugins. Lists are empty and names unknown, in
 //! Docker's words, so that clients which look for something everywhere go on.
 
 use axum::extract::{Path, State};
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::body::{Params, ok};
 use crate::routes::require_manager;
@@ -29,15 +29,6 @@ pub(crate) async fn configs(State(api): State<Api>, query: Params) -> Result<Res
 pub(crate) async fn config(State(api): State<Api>, Path(name): Path<String>) -> Result<Response, ApiError> {
     require_manager(&api)?;
     Err(ApiError::not_found(format!("config {name} not found")))
-}
-
-pub(crate) async fn volumes(query: Params) -> Result<Response, ApiError> {
-    query.filters(&["dangling", "driver", "label", "name"])?;
-    Ok(ok(&json!({"Volumes": [], "Warnings": null})))
-}
-
-pub(crate) async fn volume(Path(name): Path<String>) -> ApiError {
-    ApiError::not_found(format!("get {name}: no such volume"))
 }
 
 pub(crate) async fn plugins(query: Params) -> Result<Response, ApiError> {

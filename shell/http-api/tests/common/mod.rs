@@ -3,6 +3,7 @@
 
 mod observe;
 pub(crate) mod shape;
+pub(crate) mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -247,7 +248,7 @@ impl Engine for FakeEngine {
         self.did(format!("stop {signal:?} {grace:?}"))?;
         Err(EngineError::new(ErrorKind::NotModified, "already"))
     }
-    async fn remove(&self, name: &str, force: bool) -> Result<(), EngineError> {
+    async fn remove(&self, name: &str, force: bool, _: bool) -> Result<(), EngineError> {
         self.container(name)?;
         self.did(format!("remove {force}"))
     }
