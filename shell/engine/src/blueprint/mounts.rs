@@ -166,8 +166,10 @@ fn bind(mount: &Mount, target: String) -> Result<(skep_oci::Mount, MountRecord)>
         "private" => BindPropagation::Private,
         "rslave" => BindPropagation::Rslave,
         "slave" => BindPropagation::Slave,
+        "rshared" => BindPropagation::Rshared,
+        "shared" => BindPropagation::Shared,
         other => {
-            return invalid(format!("cannot mount {:?} with propagation {other:?}: not supported yet", mount.target));
+            return invalid(format!("invalid mount config for type \"bind\": invalid propagation mode: {other}"));
         }
     };
     let source = clean(&mount.source);
@@ -249,6 +251,7 @@ fn of_volume(
         read_only: !rw,
         propagation: BindPropagation::Rprivate,
         non_recursive: false,
+        writable_below: false,
     };
     let record = MountRecord {
         kind: "volume".to_owned(),
