@@ -18,8 +18,8 @@ use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::disk::{
-    Damage, DiskError, Lock, LogFiles, LogRef, OpenedLog, Place, Position, Record, RecordHeader, StoredVote, read_vote,
-    write_vote,
+    Damage, DiskError, Lock, LogFiles, LogRef, OpenedLog, Place, Position, Record, RecordHeader, StoredVote,
+    keep_reserve, read_vote, release_reserve, write_vote,
 };
 use crate::types::{LogEntry, LogId, TypeConfig, Vote, decode_payload, encode_payload, log_id};
 
@@ -116,6 +116,7 @@ impl LogStore {
             stopping: AtomicBool::new(false),
         });
         let (commands, queue) = mpsc::channel(COMMANDS);
+        keep_reserve(place);
         let writer = Writer { files, shared: Arc::clone(&shared), _lock: lock };
         let thread = std::thread::Builder::new()
             .name("raft-log".into())
@@ -124,9 +125,14 @@ impl LogStore {
         Ok((LogStore { shared, commands }, thread))
     }
 
+    /// What waits for room on the disk is given up, now and from now on.
+    pub(crate) fn give_up(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+    }
+
     /// Ends the writer after everything sent before.
     pub(crate) async fn stop(&self) {
-        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.give_up();
         let (done, ended) = oneshot::channel();
         if self.commands.send(Command::Stop { done }).await.is_ok() {
             let _ = ended.await;
@@ -177,10 +183,19 @@ impl Shared {
                 written => {
                     if self.is_news(false) && written.is_ok() {
                         tracing::info!("there is room for the raft log again");
+                        keep_reserve(&self.place);
                     }
                     return written;
                 }
             }
+        }
+    }
+
+    /// A manager that was started on a full disk needs its vote to lead: for that room is kept.
+    fn write_vote(&self, vote: StoredVote) -> Result<(), DiskError> {
+        match write_vote(&self.place, vote) {
+            Err(error) if error.is_full() && release_reserve(&self.place) => write_vote(&self.place, vote),
+            written => written,
         }
     }
 
@@ -421,8 +436,7 @@ impl Writer {
                     }
                 }
                 Command::Vote { vote, done } => {
-                    let _ = done
-                        .send(self.shared.patiently(|| write_vote(&self.shared.place, vote)).map_err(io::Error::other));
+                    let _ = done.send(self.shared.patiently(|| self.shared.write_vote(vote)).map_err(io::Error::other));
                 }
                 Command::Truncate { after, done } => {
                     let _ = done.send(self.files.truncate_after(after).map_err(io::Error::other));

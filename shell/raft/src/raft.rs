@@ -220,6 +220,7 @@ impl<M: Machine> Raft<M> {
 
     /// Stops: what was acknowledged is on disk, what waits is refused. Afterwards the log can be opened again.
     pub async fn shutdown(&self) {
+        self.0.log.give_up();
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::error!(%error, "raft did not end well");
         }

@@ -7,12 +7,14 @@
 //!                        vote                         term, candidate voted for
 //!                        log-<first index>.seg        records, appended only
 //!                        snapshot-<last index>.snap   the state up to there
+//!                        reserve                      nothing: room for a vote on a full disk
 //! ```
 
 pub(crate) mod codec;
 mod header;
 mod identity;
 mod log_files;
+mod reserve;
 mod segment;
 mod snapshot_file;
 #[cfg(test)]
@@ -27,6 +29,7 @@ use skep_trust::{SealError, SealKey};
 
 pub(crate) use identity::{Identity, Lock};
 pub(crate) use log_files::{LogFiles, LogRef, OpenedLog, Position};
+pub(crate) use reserve::{keep_reserve, release_reserve};
 pub(crate) use segment::{Record, RecordHeader};
 pub(crate) use snapshot_file::{SnapshotFile, newest_snapshot, write_snapshot};
 pub(crate) use vote_file::{StoredVote, read_vote, write_vote};
