@@ -57,6 +57,9 @@ pub struct ContainerConfig {
     /// Which system calls are allowed.
     #[serde(default)]
     pub seccomp: Seccomp,
+    /// Where compiled system call filters are kept, for all containers of this machine; only root may write there.
+    #[serde(default)]
+    pub filter_cache: Option<PathBuf>,
     /// Forbid gaining privileges by execve.
     #[serde(default)]
     pub no_new_privileges: bool,
@@ -152,6 +155,7 @@ impl ContainerConfig {
             cap_add: Vec::new(),
             cap_drop: Vec::new(),
             seccomp: Seccomp::Default,
+            filter_cache: None,
             no_new_privileges: false,
             mounts: Vec::new(),
             resources: Resources::default(),
@@ -217,9 +221,6 @@ impl ContainerConfig {
                 "invalid cgroup parent {:?}: must be an absolute path without \"..\"",
                 self.cgroup_parent
             ));
-        }
-        if self.init {
-            return bad("an init process as pid 1 is not supported yet: run the service without --init".to_owned());
         }
         if !self.cwd.is_empty() && !self.cwd.starts_with('/') {
             return bad(format!("the working directory '{}' is invalid, it needs to be an absolute path", self.cwd));
@@ -502,7 +503,6 @@ mod tests {
             config.check().is_err()
         };
         assert!(config.check().is_ok());
-        assert!(refused(|config| config.init = true));
         assert!(refused(|config| config.args.clear()));
         assert!(refused(|config| config.id = "../x".to_owned()));
         assert!(refused(|config| config.cgroup_parent = "/a/../..".to_owned()));

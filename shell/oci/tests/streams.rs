@@ -48,7 +48,8 @@ fn a_terminal_is_one_stream_with_a_size() {
 #[test]
 fn what_is_typed_reaches_the_terminal_and_several_watch() {
     real(async {
-        let fixture = Fixture::new("read line; echo got $line; tty; sleep 1000").with(|config| {
+        let script = "trap 'exit 130' INT; read line; echo got $line; tty; while :; do sleep 0.05; done";
+        let fixture = Fixture::new(script).with(|config| {
             config.tty = true;
             config.open_stdin = true;
             config.user = "web".to_owned();
@@ -149,5 +150,42 @@ fn an_exec_has_a_terminal_of_its_own() {
         running.client.kill(9).await.unwrap();
         ended(&fixture.bundle(), &running).await;
         fixture.assert_no_leaks(&running);
+    });
+}
+
+#[test]
+fn an_init_process_passes_signals_on_and_reaps() {
+    real(async {
+        // The program itself has no handler: as pid 1 it would not get the signal.
+        let script = "sh -c 'sleep 0.01 & true'; cat /proc/1/cmdline /proc/1/comm; echo $$; exec sleep 1000";
+        let fixture = Fixture::new(script).with(|config| {
+            config.init = true;
+            config.user = "web".to_owned();
+        });
+        let running = fixture.start().await.unwrap();
+        wait_until(|| fixture.output().ends_with("2\n"));
+        let wanted = format!("/sbin/docker-init\0--\0sh\0-c\0{script}\0docker-init\n2\n");
+        assert_eq!(fixture.output(), wanted);
+        let states =
+            command("while grep -l 'State:.Z' /proc/[0-9]*/status 2>/dev/null; do sleep 0.01; done; echo none");
+        assert!(rig::exec(&running.client, states).await.1.ends_with("none\n"));
+        running.client.kill(libc::SIGTERM).await.unwrap();
+        assert_eq!(ended(&fixture.bundle(), &running).await.exit_code, 143);
+        fixture.assert_no_leaks(&running);
+        for (script, code) in [("exit 7", 7), ("kill -9 $$", 137)] {
+            let fixture = Fixture::new(script).with(|config| config.init = true);
+            assert_eq!(fixture.run().await.0.exit_code, code, "{script}");
+        }
+        // With a terminal the program is in its foreground.
+        let fixture = Fixture::new("trap 'exit 6' INT; echo go; while :; do sleep 0.05; done").with(|config| {
+            config.init = true;
+            config.tty = true;
+            config.open_stdin = true;
+        });
+        let (mut client, ends) = attachment(true, true).unwrap();
+        let running = fixture.start_with(vec![ends]).await.unwrap();
+        expect(client.stdout.as_mut().unwrap(), "go\r\n").await;
+        client.stdin.as_mut().unwrap().write_all(b"\x03").await.unwrap();
+        assert_eq!(ended(&fixture.bundle(), &running).await.exit_code, 6);
     });
 }

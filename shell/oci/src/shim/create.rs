@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
@@ -17,9 +18,11 @@ use nix::sys::socket::MsgFlags;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::dup2;
 
+use super::confine::Confinement;
 use super::executor::Program;
+use super::filter::Filter;
 use super::hold::{HOLD, HeldEnds, HeldStreams, HoldFile};
-use super::{hold, launch, log, terminal};
+use super::{hold, init, launch, log, terminal};
 use crate::attachment::{AttachEnds, null, pipe_pair};
 use crate::cgroup::{Cgroups, ContainerCgroup};
 use crate::client::{Failure, Report};
@@ -132,23 +135,34 @@ fn start(bundle: &Path, attached: Vec<AttachEnds>, made: &mut Made) -> Result<(P
     if let Some(config) = &config.log {
         log::Log::open(config).map_err(step("failed to initialize logging driver"))?;
     }
-    let spec = build_spec(&config, &rootfs, &cgroups).map_err(|error| other(&chain(&error)))?;
+    let mut spec = build_spec(&config, &rootfs, &cgroups).map_err(|error| other(&chain(&error)))?;
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = profile.map(|profile| Filter::of(profile, config.filter_cache.as_deref())).transpose();
+    let filter = filter.map_err(|error| other(&error))?.map(Rc::new);
+    let confinement = Confinement::take_from(&mut spec).ok_or_else(|| other("the container has no process"))?;
     let runtime = bundle.join(RUNTIME_DIR);
     clear(&runtime).and_then(|()| std::fs::create_dir_all(&runtime)).map_err(step("cannot make the runtime state"))?;
     spec.save(runtime.join("config.json")).map_err(|error| other(&chain(&error)))?;
+    confinement.save(&runtime, filter.as_deref()).map_err(step("cannot write the confinement"))?;
 
     let (errors, errors_child) = pipe_pair().map_err(step("cannot make a pipe"))?;
-    let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
+    let uid = confinement.uid;
     let (streams, theirs) = streams(&config, &runtime).map_err(step("cannot make the container's streams"))?;
     // A program that opens `/dev/stdout` by name may do so.
     for stream in theirs.iter().flatten() {
         terminal::give(stream.as_raw_fd(), uid);
     }
     let oom_score = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
-    let program = Program { errors: errors_child.as_raw_fd() };
+    let init = if config.init { Some(init::program().map_err(step("cannot prepare the init process"))?) } else { None };
+    let program = Program {
+        errors: errors_child.as_raw_fd(),
+        init: init.as_ref().map(AsRawFd::as_raw_fd),
+        confinement: Rc::new(confinement),
+        filter,
+    };
     let visit = cgroup.visit().map_err(step("cannot use the control group"))?;
     let built = create(&config, &runtime, theirs, program);
-    drop(errors_child);
+    drop((errors_child, init));
     let mut container =
         built.map_err(|error| program_failure(&errors, true).unwrap_or_else(|| oci(&chain(error.as_ref()))))?;
     pids.init = container.pid().and_then(|pid| ProcessId::of(pid.as_raw()));

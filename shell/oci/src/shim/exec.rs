@@ -11,13 +11,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use libcontainer::oci_spec::runtime::{Capability as OciCapability, Spec};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
-use nix::unistd::{ForkResult, Gid, Uid, fork, pipe2};
+use nix::unistd::{ForkResult, fork, pipe2};
 use serde::{Deserialize, Serialize};
 
-use super::executor::{execute, exit_code, find, plain};
+use super::confine::Confinement;
+use super::executor::{Executable, execute, exit_code, find, plain};
+use super::filter::Filter;
 use super::hold::HoldFile;
 use super::launch;
 use super::server::Server;
@@ -327,13 +328,17 @@ fn report(pipe: &mut File, status: &Status) {
 fn enter(request: File, status: &mut File) -> Result<std::convert::Infallible, Failure> {
     let request: Request =
         serde_json::from_reader(io::BufReader::new(request)).map_err(|error| failed(&error.to_string()))?;
-    let spec = Spec::load(Path::new(RUNTIME_DIR).join("config.json")).map_err(|error| failed(&error.to_string()))?;
+    let (mut confinement, filter) =
+        Confinement::load(Path::new(RUNTIME_DIR)).map_err(because("cannot read the container's confinement"))?;
     // Processes of the container must not look into us while we are half inside.
     let _ = nix::sys::prctl::set_dumpable(false);
     if let Some(score) = request.oom_score_adj {
         std::fs::write("/proc/self/oom_score_adj", score.to_string()).map_err(because("cannot set oom_score_adj"))?;
     }
-    set_rlimits(&spec)?;
+    confinement.set_rlimits().map_err(|error| failed(&error))?;
+    if request.exec.privileged {
+        confinement.lift();
+    }
     request.cgroup.join().map_err(because("cannot join the control group"))?;
     set_namespaces(request.init).map_err(because("cannot enter the container"))?;
 
@@ -346,7 +351,7 @@ fn enter(request: File, status: &mut File) -> Result<std::convert::Infallible, F
             drop(ready);
             // The shim must know our pid before we can end.
             let _ = File::from(go).read(&mut [0]);
-            become_program(&request.exec, &spec, status)
+            become_program(&request.exec, confinement, filter.as_ref(), status)
         }
         pid if pid > 0 => {
             report(status, &Status::Pid(i32::try_from(pid).unwrap_or_default()));
@@ -379,41 +384,36 @@ fn set_namespaces(init: ProcessId) -> io::Result<()> {
     if unsafe { libc::setns(fd.as_raw_fd(), all) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn set_rlimits(spec: &Spec) -> Result<(), Failure> {
-    use libcontainer::syscall::syscall::create_syscall;
-    let limits = spec.process().as_ref().and_then(|process| process.rlimits().as_ref());
-    for limit in limits.into_iter().flatten() {
-        create_syscall().set_rlimit(limit).map_err(|error| failed(&error.to_string()))?;
-    }
-    Ok(())
-}
-
 /// Inside all namespaces: takes on user, capabilities and filter, and executes.
-fn become_program(exec: &ExecConfig, spec: &Spec, status: &File) -> Result<std::convert::Infallible, Failure> {
-    let process = spec.process().as_ref().ok_or_else(|| failed("the container has no process"))?;
+fn become_program(
+    exec: &ExecConfig,
+    mut confinement: Confinement,
+    filter: Option<&Filter>,
+    status: &File,
+) -> Result<std::convert::Infallible, Failure> {
     let _ = nix::unistd::setsid();
     if exec.tty {
         take_terminal(exec, status).map_err(because("cannot make a terminal"))?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    let own = process.user();
-    let (uid, gid, groups, home) = if exec.user.is_empty() {
-        (own.uid(), own.gid(), own.additional_gids().clone().unwrap_or_default(), None)
-    } else {
+    let mut home = None;
+    if !exec.user.is_empty() {
         let read = |path| read_inside(Path::new("/"), path).map_err(because("cannot look up the user"));
         let user = user::resolve(&exec.user, &[], &read("/etc/passwd")?, &read("/etc/group")?)
             .map_err(|error| failed(&error.to_string()))?;
-        (user.uid, user.gid, user.additional, Some(user.home))
-    };
-    for stream in 0..3 {
-        terminal::give(stream, uid);
+        (confinement.uid, confinement.gid, confinement.groups) = (user.uid, user.gid, user.additional);
+        home = Some(user.home);
     }
-    let env = environment(process.env().as_deref().unwrap_or_default(), exec, home);
-    let cwd = if exec.cwd.is_empty() { process.cwd().as_path() } else { Path::new(&exec.cwd) };
+    for stream in 0..3 {
+        terminal::give(stream, confinement.uid);
+    }
+    let env = environment(&confinement.env, exec, home);
+    let cwd = Path::new(if exec.cwd.is_empty() { &confinement.cwd } else { &exec.cwd });
     let to_cwd = || std::env::set_current_dir(cwd);
     // Before the user changes, and if that was not allowed after it.
     let early = to_cwd();
-    confine(spec, uid, gid, &groups)?;
+    confinement.become_user().map_err(because("cannot change user"))?;
+    confinement.apply(filter).map_err(|error| failed(&error.to_string()))?;
     if early.is_err() {
         to_cwd().map_err(|error| {
             failed(&format!("chdir to cwd (\"{}\") set in config.json failed: {}", cwd.display(), plain(&error)))
@@ -421,7 +421,7 @@ fn become_program(exec: &ExecConfig, spec: &Spec, status: &File) -> Result<std::
     }
     let path = find(&exec.args[0], &env)
         .map_err(|failure| Failure { exit_code: failure.exit_code, ..failed(&failure.message) })?;
-    let error = execute(&path, &exec.args, &env);
+    let error = execute(Executable::Path(&path), &exec.args, &env);
     Err(Failure { exit_code: exit_code(&error), ..failed(&format!("exec {}: {}", path.display(), plain(&error))) })
 }
 
@@ -450,61 +450,4 @@ fn environment(own: &[String], exec: &ExecConfig, home: Option<String>) -> Vec<S
         }
     }
     all
-}
-
-/// User, groups, capabilities, `no_new_privs`, system call filter.
-fn confine(spec: &Spec, uid: u32, gid: u32, groups: &[u32]) -> Result<(), Failure> {
-    use caps::CapSet;
-    let process = spec.process().as_ref().ok_or_else(|| failed("the container has no process"))?;
-    let no_new_privileges = process.no_new_privileges() == Some(true);
-    let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let caps_failed = |error: caps::errors::CapsError| failed(&format!("cannot set capabilities: {error}"));
-    let system = |error: nix::Error| because("cannot change user")(error.into());
-    let load = || -> Result<(), Failure> {
-        if let Some(filter) = filter {
-            libcontainer::seccomp::initialize_seccomp(filter)
-                .map_err(|error| failed(&format!("cannot load the seccomp profile: {error}")))?;
-        }
-        Ok(())
-    };
-    let bounding: caps::CapsHashSet = process
-        .capabilities()
-        .as_ref()
-        .and_then(|capabilities| capabilities.bounding().as_ref())
-        .into_iter()
-        .flatten()
-        .filter_map(capability)
-        .collect();
-    let all = caps::read(None, CapSet::Bounding).map_err(caps_failed)?;
-    for capability in all.difference(&bounding) {
-        caps::drop(None, CapSet::Bounding, *capability).map_err(caps_failed)?;
-    }
-    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
-    nix::unistd::setgroups(&groups).map_err(system)?;
-    nix::sys::prctl::set_keepcaps(true).map_err(system)?;
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    nix::unistd::setresgid(gid, gid, gid).map_err(system)?;
-    nix::unistd::setresuid(uid, uid, uid).map_err(system)?;
-    // Without no_new_privs a filter needs CAP_SYS_ADMIN, which changing the user took out of force.
-    let permitted = caps::read(None, CapSet::Permitted).map_err(caps_failed)?;
-    caps::set(None, CapSet::Effective, &permitted).map_err(caps_failed)?;
-    if !no_new_privileges {
-        load()?;
-    }
-    let kept = if uid.is_root() { bounding } else { caps::CapsHashSet::new() };
-    caps::clear(None, CapSet::Ambient).map_err(caps_failed)?;
-    caps::clear(None, CapSet::Inheritable).map_err(caps_failed)?;
-    caps::set(None, CapSet::Effective, &kept).map_err(caps_failed)?;
-    caps::set(None, CapSet::Permitted, &kept).map_err(caps_failed)?;
-    if no_new_privileges {
-        nix::sys::prctl::set_no_new_privs().map_err(system)?;
-        load()?;
-    }
-    Ok(())
-}
-
-fn capability(capability: &OciCapability) -> Option<caps::Capability> {
-    let name = capability.to_string();
-    let name = if name.starts_with("CAP_") { name } else { format!("CAP_{name}") };
-    name.parse().ok()
 }

@@ -10,16 +10,29 @@ use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 
+use super::confine::Confinement;
+use super::filter::Filter;
+use super::terminal;
 use crate::client::Failure;
 
-/// Executes a container's first process. `errors` is a pipe to the shim that execve closes.
+/// How Docker's init process is called; the program follows.
+const INIT: [&str; 2] = ["/sbin/docker-init", "--"];
+
+/// Executes a container's first process.
 #[derive(Clone)]
 pub(super) struct Program {
+    /// A pipe to the shim that execve closes.
     pub(super) errors: RawFd,
+    /// The init process that starts the program, if one is wanted.
+    pub(super) init: Option<RawFd>,
+    /// What the program is held to.
+    pub(super) confinement: Rc<Confinement>,
+    pub(super) filter: Option<Rc<Filter>>,
 }
 
 impl Program {
@@ -36,7 +49,14 @@ impl Executor for Program {
         let (args, env) = program(spec);
         let failure = match find(&args[0], &env) {
             Ok(path) => {
-                let error = execute(&path, &args, &env);
+                let error = match self.init {
+                    None => execute(Executable::Path(&path), &args, &env),
+                    Some(init) => {
+                        let all: Vec<String> =
+                            INIT.iter().map(|&word| word.to_owned()).chain(args.iter().cloned()).collect();
+                        execute(Executable::Descriptor(init), &all, &env)
+                    }
+                };
                 Failure { exit_code: exit_code(&error), message: format!("exec {}: {}", path.display(), plain(&error)) }
             }
             Err(failure) => failure,
@@ -46,6 +66,13 @@ impl Executor for Program {
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        for stream in 0..3 {
+            terminal::give(stream, self.confinement.uid);
+        }
+        if let Err(error) = self.confinement.apply(self.filter.as_deref()) {
+            self.fail(&Failure { exit_code: 128, message: error.to_string() });
+            return Err(ExecutorValidationError::ArgValidationError(error.to_string()));
+        }
         // From here on a container does not survive its shim: nobody could hold it.
         // SAFETY: prctl with integers only.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
@@ -127,19 +154,36 @@ pub(super) fn plain(error: &io::Error) -> String {
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
+/// What is executed.
+#[derive(Clone, Copy)]
+pub(super) enum Executable<'a> {
+    Path(&'a Path),
+    Descriptor(RawFd),
+}
+
 /// Becomes the program; returns only when that fails. Signals are as a fresh process expects them: the Rust runtime
 /// ignores SIGPIPE, and an ignored signal stays ignored across execve.
-pub(super) fn execute(path: &Path, args: &[String], env: &[String]) -> io::Error {
+pub(super) fn execute(what: Executable<'_>, args: &[String], env: &[String]) -> io::Error {
     let strings = |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
-    let (Ok(path), Ok(args), Ok(env)) = (CString::new(path.as_os_str().as_bytes()), strings(args), strings(env)) else {
+    let (fd, path, flags) = match what {
+        Executable::Path(path) => (libc::AT_FDCWD, path.as_os_str().as_bytes(), 0),
+        Executable::Descriptor(fd) => (fd, &b""[..], libc::AT_EMPTY_PATH),
+    };
+    let (Ok(path), Ok(args), Ok(env)) = (CString::new(path), strings(args), strings(env)) else {
         return io::Error::from(io::ErrorKind::InvalidInput);
     };
     let pointers =
         |list: &[CString]| list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
     let (args, env) = (pointers(&args), pointers(&env));
     reset_signals();
-    // SAFETY: NUL-terminated strings in NULL-terminated arrays; they live until the call returns.
-    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    match what {
+        // SAFETY: NUL-terminated strings in NULL-terminated arrays; they live until the call returns.
+        Executable::Path(_) => unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) },
+        // SAFETY: as above, and a descriptor that is open for this.
+        Executable::Descriptor(_) => unsafe {
+            libc::execveat(fd, path.as_ptr(), args.as_ptr().cast(), env.as_ptr().cast(), flags)
+        },
+    };
     io::Error::last_os_error()
 }
 

@@ -9,10 +9,13 @@
 //! ```
 
 mod attached;
+mod confine;
 mod create;
 mod exec;
 mod executor;
+mod filter;
 mod hold;
+mod init;
 mod launch;
 mod log;
 mod server;
