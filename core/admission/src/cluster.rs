@@ -33,11 +33,6 @@ pub(crate) fn update(
     if spec.ca.force_rotate != cluster.spec.ca.force_rotate {
         return Err(Refusal::unsupported("CAConfig.ForceRotate (rotation of the root certificate)"));
     }
-    if let Some(driver) = &spec.log_driver
-        && !(matches!(driver.name.as_str(), "" | "json-file") && driver.options.is_empty())
-    {
-        return Err(Refusal::unsupported("TaskDefaults.LogDriver other than json-file without options"));
-    }
     let spec = ClusterSpec { name: "default".to_owned(), ..spec };
     let mut group = AtomicGroup::of(Change::SetClusterSpec { expect: version, spec: Box::new(spec) });
     if new_tokens != JoinTokens::default() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use skep_control::{Env, Rng};
 use skep_model::{
-    ClusterTime, Driver, EndpointMode, EndpointSpec, Limits, Mount, MountKind, NanoCpus, PortConfig, PublishMode,
+    ClusterTime, EndpointMode, EndpointSpec, Limits, Mount, MountKind, NanoCpus, PortConfig, PublishMode,
     ServiceDefinition, ServiceId, ServiceMode, ServiceSpec, UpdateConfig, Version, WallTime,
 };
 use skep_store::{Entry, Proposal, State, apply};
@@ -107,14 +107,8 @@ fn what_is_not_supported_is_refused_by_name() {
         spec.task.container.mounts = vec![mount];
     };
     check_refused(npipe, not_yet, "npipe");
-    check_refused(|spec| spec.task.container.tty = true, not_yet, "--tty");
-    check_refused(|spec| spec.task.container.init = Some(true), not_yet, "--init");
+    check_refused(|spec| spec.task.container.isolation = "hyperv".into(), not_yet, "--isolation");
     check_refused(|spec| spec.update = Some(UpdateConfig::default()), not_yet, "--update-");
-    check_refused(
-        |spec| spec.task.log_driver = Some(Driver { name: "syslog".into(), ..Driver::default() }),
-        not_yet,
-        "--log-driver",
-    );
 }
 
 #[test]

@@ -17,18 +17,11 @@ fn in_service(spec: &ServiceSpec) -> Option<String> {
         ServiceMode::ReplicatedJob { .. } => Some("replicated-job"),
         ServiceMode::GlobalJob => Some("global-job"),
     };
-    let log_driver = task.log_driver.as_ref().filter(|driver| !driver.name.is_empty());
     let rows = [
         (mode.is_some(), format!("service mode {}", mode.unwrap_or_default())),
         (spec.update.is_some(), "UpdateConfig (--update-*)".into()),
         (spec.rollback.is_some(), "RollbackConfig (--rollback-*)".into()),
         (!spec.networks.is_empty() || !task.networks.is_empty(), "Networks (--network)".into()),
-        (
-            log_driver.is_some_and(|driver| driver.name != "json-file" || !driver.options.is_empty()),
-            "LogDriver other than json-file without options (--log-driver, --log-opt)".into(),
-        ),
-        (task.resources.swap.is_some(), "Resources.SwapBytes (--memory-swap)".into()),
-        (task.resources.memory_swappiness.is_some(), "Resources.MemorySwappiness (--memory-swappiness)".into()),
     ];
     first(rows)
 }
@@ -46,11 +39,8 @@ fn in_container(container: &ContainerSpec) -> Option<String> {
     let default = Privileges::default();
     let privileges = container.privileges.as_ref().unwrap_or(&default);
     let rows = [
-        (container.tty, "TTY (--tty)".into()),
-        (container.open_stdin, "OpenStdin".into()),
         (mount.is_some(), format!("a mount of type {} (--mount type=...)", mount.unwrap_or_default())),
         (health, "Healthcheck (--health-*)".into()),
-        (container.init == Some(true), "Init (--init)".into()),
         (
             !matches!(container.isolation.as_str(), "" | "default"),
             format!("Isolation {:?} (--isolation)", container.isolation),

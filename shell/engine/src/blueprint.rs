@@ -127,6 +127,7 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
     }
     config.tty = spec.tty;
     config.open_stdin = spec.open_stdin;
+    config.init = spec.init == Some(true);
     config.log = log;
     config.check().map_err(|error| EngineError::Invalid(error.to_string()))?;
 
@@ -160,7 +161,6 @@ fn refuse_unsupported(spec: &ContainerSpec) -> Result<()> {
     let privileges = spec.privileges.clone().unwrap_or_default();
     let checked = spec.healthcheck.as_ref().is_some_and(|check| check.test.first().is_some_and(|kind| kind != "NONE"));
     let refused = [
-        (spec.init == Some(true), "an init process (init)"),
         (checked, "a health check"),
         (!spec.secrets.is_empty(), "secrets"),
         (!spec.configs.is_empty(), "configs"),

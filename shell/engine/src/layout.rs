@@ -12,6 +12,7 @@
 //!                            /<id>-json.log
 //! <exec-root>/netns/                         pins of network namespaces
 //! <exec-root>/volumes/                       pins of paths inside volumes
+//! <exec-root>/filters/                       system call filters, compiled
 //! ```
 
 use std::fs::{self, DirBuilder, File};
@@ -73,6 +74,10 @@ impl Layout {
 
     pub(crate) fn pins(&self) -> PathBuf {
         self.exec_root.join("netns")
+    }
+
+    pub(crate) fn filters(&self) -> PathBuf {
+        self.exec_root.join("filters")
     }
 
     pub(crate) fn containers(&self) -> PathBuf {

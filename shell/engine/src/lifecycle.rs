@@ -161,6 +161,7 @@ impl Inner {
         config.mounts.splice(0..0, etc);
         config.mounts.sort_by_key(|mount| mount_target(mount).components().count());
         config.network = NetworkNamespace::Path(endpoint.netns_path);
+        config.filter_cache = Some(self.layout.filters());
         Ok(Bundle::create(container.directory.bundle(), &config)?)
     }
 
