@@ -1,10 +1,24 @@
 //! Containers as they are listed and inspected.
 
+mod config;
+mod create;
+mod host_config;
+mod network;
+mod update;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Empty, HealthConfig, Timestamp};
+use crate::Timestamp;
+
+pub use config::ContainerConfig;
+pub use create::{ContainerCreate, ContainerCreated, ContainersPruned, NetworkingConfig};
+pub use host_config::{
+    DeviceMapping, DeviceRequest, HostConfig, HostRestartPolicy, LogConfig, PortBinding, ThrottleDevice, WeightDevice,
+};
+pub use network::{EndpointIpamConfig, EndpointSettings, NetworkSettings};
+pub use update::{ContainerUpdate, ContainerUpdated};
 
 /// One line of `docker ps`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -58,43 +72,6 @@ pub struct SummaryHostConfig {
 #[expect(missing_docs, reason = "the name says it")]
 pub struct SummaryNetworks {
     pub networks: BTreeMap<String, EndpointSettings>,
-}
-
-/// A container's place on a network.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-#[expect(missing_docs, reason = "the fields are those of Docker's EndpointSettings and documented there")]
-pub struct EndpointSettings {
-    #[serde(rename = "IPAMConfig")]
-    pub ipam_config: Option<EndpointIpamConfig>,
-    pub links: Option<Vec<String>>,
-    pub aliases: Option<Vec<String>>,
-    #[serde(rename = "NetworkID")]
-    pub network_id: String,
-    #[serde(rename = "EndpointID")]
-    pub endpoint_id: String,
-    pub gateway: String,
-    #[serde(rename = "IPAddress")]
-    pub ip_address: String,
-    #[serde(rename = "IPPrefixLen")]
-    pub ip_prefix_len: u8,
-    #[serde(rename = "IPv6Gateway")]
-    pub ipv6_gateway: String,
-    #[serde(rename = "GlobalIPv6Address")]
-    pub global_ipv6_address: String,
-    #[serde(rename = "GlobalIPv6PrefixLen")]
-    pub global_ipv6_prefix_len: u8,
-    pub mac_address: String,
-    pub driver_opts: Option<BTreeMap<String, String>>,
-}
-
-/// Wanted addresses.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-#[expect(missing_docs, reason = "the name says it")]
-pub struct EndpointIpamConfig {
-    #[serde(rename = "IPv4Address", skip_serializing_if = "String::is_empty")]
-    pub ipv4_address: String,
 }
 
 /// A mount that a container really has.
@@ -192,181 +169,4 @@ pub struct HealthCheckResult {
     pub end: Timestamp,
     pub exit_code: i32,
     pub output: String,
-}
-
-/// What a container was created with.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-#[expect(missing_docs, reason = "the fields are those of Docker's container.Config and documented there")]
-pub struct ContainerConfig {
-    pub hostname: String,
-    pub domainname: String,
-    pub user: String,
-    pub attach_stdin: bool,
-    pub attach_stdout: bool,
-    pub attach_stderr: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exposed_ports: Option<BTreeMap<String, Empty>>,
-    pub tty: bool,
-    pub open_stdin: bool,
-    pub stdin_once: bool,
-    pub env: Vec<String>,
-    pub cmd: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub healthcheck: Option<HealthConfig<'static>>,
-    pub image: String,
-    pub volumes: Option<BTreeMap<String, Empty>>,
-    pub working_dir: String,
-    pub entrypoint: Option<Vec<String>>,
-    pub on_build: Option<Vec<String>>,
-    pub labels: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub stop_signal: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stop_timeout: Option<i64>,
-}
-
-/// What of the machine a container was given.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-#[expect(missing_docs, reason = "the fields are those of Docker's HostConfig and documented there")]
-pub struct HostConfig {
-    pub binds: Option<Vec<String>>,
-    #[serde(rename = "ContainerIDFile")]
-    pub container_id_file: String,
-    pub log_config: LogConfig,
-    pub network_mode: String,
-    pub port_bindings: Option<BTreeMap<String, Vec<PortBinding>>>,
-    pub restart_policy: HostRestartPolicy,
-    pub auto_remove: bool,
-    pub volume_driver: String,
-    pub volumes_from: Option<Vec<String>>,
-    pub console_size: (u16, u16),
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub mounts: Vec<crate::Mount<'static>>,
-    pub cap_add: Option<Vec<String>>,
-    pub cap_drop: Option<Vec<String>>,
-    pub cgroupns_mode: String,
-    pub dns: Option<Vec<String>>,
-    pub dns_options: Option<Vec<String>>,
-    pub dns_search: Option<Vec<String>>,
-    pub extra_hosts: Option<Vec<String>>,
-    pub group_add: Option<Vec<String>>,
-    pub ipc_mode: String,
-    pub cgroup: String,
-    pub links: Option<Vec<String>>,
-    pub oom_score_adj: i64,
-    pub pid_mode: String,
-    pub privileged: bool,
-    pub publish_all_ports: bool,
-    pub readonly_rootfs: bool,
-    pub security_opt: Option<Vec<String>>,
-    #[serde(rename = "UTSMode")]
-    pub uts_mode: String,
-    pub userns_mode: String,
-    pub shm_size: i64,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub sysctls: BTreeMap<String, String>,
-    pub runtime: String,
-    pub isolation: String,
-    pub cpu_shares: i64,
-    pub memory: i64,
-    pub nano_cpus: i64,
-    pub cgroup_parent: String,
-    pub blkio_weight: u16,
-    pub blkio_weight_device: Option<Vec<Empty>>,
-    pub blkio_device_read_bps: Option<Vec<Empty>>,
-    pub blkio_device_write_bps: Option<Vec<Empty>>,
-    #[serde(rename = "BlkioDeviceReadIOps")]
-    pub blkio_device_read_iops: Option<Vec<Empty>>,
-    #[serde(rename = "BlkioDeviceWriteIOps")]
-    pub blkio_device_write_iops: Option<Vec<Empty>>,
-    pub cpu_period: i64,
-    pub cpu_quota: i64,
-    pub cpu_realtime_period: i64,
-    pub cpu_realtime_runtime: i64,
-    pub cpuset_cpus: String,
-    pub cpuset_mems: String,
-    pub devices: Option<Vec<Empty>>,
-    pub device_cgroup_rules: Option<Vec<String>>,
-    pub device_requests: Option<Vec<Empty>>,
-    pub memory_reservation: i64,
-    pub memory_swap: i64,
-    pub memory_swappiness: Option<i64>,
-    pub oom_kill_disable: Option<bool>,
-    pub pids_limit: Option<i64>,
-    pub ulimits: Option<Vec<crate::Ulimit<'static>>>,
-    pub cpu_count: i64,
-    pub cpu_percent: i64,
-    #[serde(rename = "IOMaximumIOps")]
-    pub io_maximum_iops: u64,
-    #[serde(rename = "IOMaximumBandwidth")]
-    pub io_maximum_bandwidth: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub init: Option<bool>,
-    pub masked_paths: Vec<String>,
-    pub readonly_paths: Vec<String>,
-}
-
-/// A log driver.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct LogConfig {
-    pub r#type: String,
-    pub config: BTreeMap<String, String>,
-}
-
-/// Where a port of a container is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct PortBinding {
-    pub host_ip: String,
-    pub host_port: String,
-}
-
-/// What the engine does when a container ends; a swarm's tasks have none.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct HostRestartPolicy {
-    pub name: String,
-    pub maximum_retry_count: u64,
-}
-
-/// A container's network.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-#[expect(missing_docs, reason = "the fields are those of Docker's NetworkSettings and documented there")]
-pub struct NetworkSettings {
-    pub bridge: String,
-    #[serde(rename = "SandboxID")]
-    pub sandbox_id: String,
-    pub sandbox_key: String,
-    pub ports: BTreeMap<String, Option<Vec<PortBinding>>>,
-    pub hairpin_mode: bool,
-    #[serde(rename = "LinkLocalIPv6Address")]
-    pub link_local_ipv6_address: String,
-    #[serde(rename = "LinkLocalIPv6PrefixLen")]
-    pub link_local_ipv6_prefix_len: u8,
-    #[serde(rename = "SecondaryIPAddresses")]
-    pub secondary_ip_addresses: Option<Vec<Empty>>,
-    #[serde(rename = "SecondaryIPv6Addresses")]
-    pub secondary_ipv6_addresses: Option<Vec<Empty>>,
-    #[serde(rename = "EndpointID")]
-    pub endpoint_id: String,
-    pub gateway: String,
-    #[serde(rename = "GlobalIPv6Address")]
-    pub global_ipv6_address: String,
-    #[serde(rename = "GlobalIPv6PrefixLen")]
-    pub global_ipv6_prefix_len: u8,
-    #[serde(rename = "IPAddress")]
-    pub ip_address: String,
-    #[serde(rename = "IPPrefixLen")]
-    pub ip_prefix_len: u8,
-    #[serde(rename = "IPv6Gateway")]
-    pub ipv6_gateway: String,
-    pub mac_address: String,
-    pub networks: BTreeMap<String, EndpointSettings>,
 }

@@ -3,6 +3,7 @@
 //! cannot be honoured is refused by name, so that nothing is silently left out.
 
 mod log;
+mod more;
 mod mounts;
 mod signal;
 
@@ -18,6 +19,7 @@ use skep_oci::{ContainerConfig, Resources, Rlimit, RootFs, Seccomp};
 use crate::error::{EngineError, Result};
 use crate::record::{PortRecord, RECORD_VERSION, Record, TaskRecord};
 
+pub use more::More;
 pub(crate) use mounts::check_sources;
 pub(crate) use signal::parse_signal;
 
@@ -36,20 +38,24 @@ pub(crate) struct Site<'a> {
 }
 
 /// What is asked of one container, by a task or by hand.
-#[derive(Debug, Clone)]
-pub(crate) struct Wanted {
-    /// Its name.
-    pub(crate) name: String,
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Its name; empty lets the engine find one.
+    pub name: String,
     /// The task it belongs to; `None` for one made by hand.
-    pub(crate) task: Option<TaskRecord>,
+    pub task: Option<TaskRecord>,
     /// Its own labels; the image's are added.
-    pub(crate) labels: BTreeMap<String, String>,
-    /// Templates in it are filled in.
-    pub(crate) spec: ContainerSpec,
-    pub(crate) resources: ResourceRequirements,
+    pub labels: BTreeMap<String, String>,
+    /// What it is. Templates in it are filled in.
+    pub spec: ContainerSpec,
+    /// Its limits, as a task names them.
+    pub resources: ResourceRequirements,
     /// `None` is the engine's default.
-    pub(crate) log_driver: Option<Driver>,
-    pub(crate) ports: Vec<PortRecord>,
+    pub log_driver: Option<Driver>,
+    /// Published ports; 0 lets the engine choose the number.
+    pub ports: Vec<PortRecord>,
+    /// What a task cannot ask for.
+    pub more: More,
 }
 
 impl Wanted {
@@ -70,13 +76,14 @@ impl Wanted {
             resources: assignment.spec.resources.clone(),
             log_driver: assignment.spec.log_driver.clone(),
             ports: assignment.ports.iter().map(PortRecord::from_model).collect(),
+            more: More::default(),
         })
     }
 }
 
 /// The record of such a container. Its root file system is an empty path: the snapshot comes later.
 pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Record> {
-    let Wanted { name, task, labels: own_labels, spec, resources: limits, log_driver, ports } = wanted;
+    let Wanted { name, task, labels: own_labels, spec, resources: limits, log_driver, mut ports, more } = wanted;
     refuse_unsupported(&spec)?;
     if !image.runs_here {
         let platform = image.platform();
@@ -86,7 +93,7 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
         )));
     }
     let defaults = &image.config.config;
-    let (entrypoint, cmd) = command(&spec, image);
+    let (entrypoint, cmd) = command(&spec, more.no_entrypoint, image);
     let args: Vec<String> = entrypoint.iter().chain(&cmd).cloned().collect();
     let stop_signal = [&spec.stop_signal, &defaults.stop_signal].into_iter().find(|name| !name.is_empty());
     let stop_signal = stop_signal.map_or("SIGTERM", String::as_str);
@@ -129,6 +136,9 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
     config.open_stdin = spec.open_stdin;
     config.init = spec.init == Some(true);
     config.log = log;
+    let exposed_ports = more.exposed_ports(&defaults.exposed_ports, &mut ports)?;
+    let by_hand = task.is_none().then(|| more.by_hand());
+    more.apply(&mut config);
     config.check().map_err(|error| EngineError::Invalid(error.to_string()))?;
 
     let mut labels = defaults.labels.clone().unwrap_or_default();
@@ -144,7 +154,7 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
         labels,
         entrypoint,
         cmd,
-        exposed_ports: defaults.exposed_ports.keys().cloned().collect(),
+        exposed_ports,
         stop_signal: stop_signal.to_owned(),
         stop_grace_ms: u64::try_from(grace(&spec, defaults.stop_timeout).as_millis()).unwrap_or(u64::MAX),
         ports,
@@ -154,6 +164,7 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
         log_driver,
         log_options,
         config,
+        by_hand,
     })
 }
 
@@ -176,13 +187,17 @@ fn refuse_unsupported(spec: &ContainerSpec) -> Result<()> {
     }
 }
 
-/// A command replaces the image's entrypoint and its command; arguments alone replace only the command.
-fn command(spec: &ContainerSpec, image: &Image) -> (Vec<String>, Vec<String>) {
+/// A command replaces the image's entrypoint and its command; arguments alone replace only the command. An empty word as the
+/// command takes both away.
+fn command(spec: &ContainerSpec, no_entrypoint: bool, image: &Image) -> (Vec<String>, Vec<String>) {
     let defaults = &image.config.config;
+    if spec.command == [""] {
+        return (Vec::new(), spec.args.clone());
+    }
     if !spec.command.is_empty() {
         return (spec.command.clone(), spec.args.clone());
     }
-    let entrypoint = defaults.entrypoint.clone().unwrap_or_default();
+    let entrypoint = if no_entrypoint { None } else { defaults.entrypoint.clone() }.unwrap_or_default();
     let cmd = if spec.args.is_empty() { defaults.cmd.clone().unwrap_or_default() } else { spec.args.clone() };
     (entrypoint, cmd)
 }

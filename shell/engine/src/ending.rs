@@ -12,6 +12,7 @@ use crate::container::Container;
 use crate::engine::Inner;
 use crate::error::{EngineError, Result};
 use crate::lifecycle::{never_started, state_of};
+use crate::tell::NOTHING;
 use crate::view::ContainerState;
 
 /// How long a container may live after SIGKILL before it is called stuck.
@@ -32,7 +33,7 @@ pub enum WaitCondition {
 }
 
 /// An end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ended {
     /// Exit code.
     pub exit_code: i32,
@@ -40,27 +41,37 @@ pub struct Ended {
     pub error: Option<String>,
 }
 
-pub(crate) async fn wait(container: Arc<Container>, condition: WaitCondition) -> Ended {
-    let mut watch = container.watch();
-    let mut last = Ended { exit_code: 0, error: None };
-    let mut fresh = false;
-    loop {
-        let state = watch.borrow_and_update().clone();
-        if let ContainerState::Exited(exit) = &state {
-            last = Ended { exit_code: exit.exit_code, error: exit.error.clone() };
+impl Ended {
+    pub(crate) fn of(exit: &ExitRecord) -> Self {
+        Self { exit_code: exit.exit_code, error: exit.error.clone() }
+    }
+}
+
+/// Waits for an end. What counts as one is settled by the call, not by the first poll of the future.
+pub(crate) fn wait(container: &Arc<Container>, condition: WaitCondition) -> impl Future<Output = Ended> + Send + use<> {
+    let (mut ends, mut states) = (container.ends(), container.watch());
+    let (before, last) = ends.borrow_and_update().clone();
+    let state = states.borrow_and_update().clone();
+    let runs = matches!(state, ContainerState::Running { .. } | ContainerState::Starting) || container.is_restarting();
+    let now = state == ContainerState::Removed || (condition == WaitCondition::NotRunning && !runs);
+    // Keeps the container's watches alive.
+    let container = container.clone();
+    async move {
+        if now {
+            return last;
         }
-        let done = match condition {
-            WaitCondition::NotRunning => !matches!(state, ContainerState::Running { .. } | ContainerState::Starting),
-            WaitCondition::NextExit => fresh && matches!(state, ContainerState::Exited(_)),
-            WaitCondition::Removed => false,
+        let removed = async { states.wait_for(|state| *state == ContainerState::Removed).await.map(drop) };
+        let ended = async { ends.wait_for(|(count, _)| *count > before).await.map(drop) };
+        let waited = match condition {
+            WaitCondition::Removed => removed.await,
+            WaitCondition::NotRunning | WaitCondition::NextExit => tokio::select! {
+                biased;
+                waited = ended => waited,
+                waited = removed => waited,
+            },
         };
-        if done || state == ContainerState::Removed {
-            return last;
-        }
-        fresh = true;
-        if watch.changed().await.is_err() {
-            return last;
-        }
+        waited.expect("the senders live as long as the container");
+        container.ends().borrow().1.clone()
     }
 }
 
@@ -133,21 +144,31 @@ impl Inner {
         .await
     }
 
-    /// The end of a container: ports that the next one may want are free before anybody hears of it.
+    /// The end of a container: ports that the next one may want are free before anybody hears of it. Who starts it again
+    /// waits for `release`, so that the network of the next run is not taken away with that of this one.
     async fn settle(self: &Arc<Self>, container: &Arc<Container>, record: ExitRecord) {
+        let release = container.release.lock().await;
         if container.has_host_ports() {
-            self.release(container).await;
+            self.release_held(container).await;
         }
         self.leave_storage(container).await;
-        container.set_state(ContainerState::Exited(record));
+        let after = self.decide_after(container, &record);
+        container.set_state_and(ContainerState::Exited(record.clone()), || self.tell_end(container, &record));
         self.execs.forget_ended(container.id());
-        self.release(container).await;
+        self.release_held(container).await;
+        drop(release);
+        self.follow_end(container, after);
     }
 
     /// Takes a container that does not run out of traffic and its endpoint away. A failure is for the next engine, or for
     /// the removal, to mend.
     pub(crate) async fn release(self: &Arc<Self>, container: &Arc<Container>) {
         let _release = container.release.lock().await;
+        self.release_held(container).await;
+    }
+
+    /// [`Self::release`] for who holds the lock.
+    async fn release_held(self: &Arc<Self>, container: &Arc<Container>) {
         self.withdraw(container).await;
         let Ok(_turn) = self.removals.acquire().await else { return };
         let id = container.id().to_owned();
@@ -195,16 +216,27 @@ impl Inner {
         if let Err(error) = self.signal(container, signal).await {
             tracing::debug!(container.id = container.id(), %error, "cannot send the stop signal");
         }
+        self.tell(container, "kill", [("signal", signal.to_string())]);
+        if container.is_paused() {
+            // A frozen process obeys no signal.
+            self.thaw(container).await;
+        }
         let grace = grace.unwrap_or_else(|| container.record.stop_grace());
         tokio::select! {
             biased;
-            _ = container.ended() => return Ok(()),
+            _ = container.ended() => {
+                self.tell(container, "stop", NOTHING);
+                return Ok(());
+            }
             // The end of the daemon must not cut the grace short: looked at before `cancel`, which may be its child.
             () = self.closing.cancelled() => return Err(EngineError::Closing),
             () = cancel.cancelled() => {}
             () = tokio::time::sleep(grace) => {}
         }
-        self.kill_hard(container).await
+        self.tell(container, "kill", [("signal", nix::libc::SIGKILL.to_string())]);
+        self.kill_hard(container).await?;
+        self.tell(container, "stop", NOTHING);
+        Ok(())
     }
 
     /// SIGKILL, until it has ended.
@@ -242,10 +274,18 @@ impl Inner {
     /// Ends a container and removes everything of it.
     pub(crate) async fn remove(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let _operation = container.operation.lock().await;
+        self.remove_held(container).await
+    }
+
+    /// [`Self::remove`] for who holds the operation.
+    pub(crate) async fn remove_held(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        container.set_restarting_by_hand(true);
+        container.cancel_restart();
         match self.started(container).await? {
             ContainerState::Removed => return Ok(()),
             ContainerState::Running { .. } => {
                 self.withdraw(container).await;
+                self.tell(container, "kill", [("signal", nix::libc::SIGKILL.to_string())]);
                 self.kill_hard(container).await?;
             }
             _ => {}
@@ -263,7 +303,7 @@ impl Inner {
         .await?;
         self.table.remove(container);
         self.execs.forget(container.id());
-        container.set_state(ContainerState::Removed);
+        container.set_state_and(ContainerState::Removed, || self.tell(container, "destroy", NOTHING));
         Ok(())
     }
 }

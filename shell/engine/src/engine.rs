@@ -12,7 +12,6 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::blueprint::parse_signal;
 use crate::container::Container;
 use crate::ending::{Ended, WaitCondition, wait};
 use crate::error::{EngineError, Result};
@@ -25,7 +24,7 @@ use crate::logs::{LogOptions, LogReader};
 use crate::publish::Publisher;
 use crate::sweep;
 use crate::table::Table;
-use crate::view::{ContainerState, ContainerView};
+use crate::view::ContainerView;
 use crate::volumes::Volumes;
 use crate::{etc_files, info};
 
@@ -185,12 +184,17 @@ impl Engine {
         self.inner.table.of_task(task).map(|container| self.view(&container))
     }
 
-    fn view(&self, container: &Container) -> ContainerView {
+    pub(crate) fn view(&self, container: &Container) -> ContainerView {
         let directory = &container.directory;
         let logs = container.record.config.log.is_some();
+        let facts = container.facts();
         ContainerView {
-            record: container.record.clone(),
+            record: container.current(),
             state: container.state(),
+            paused: container.is_paused(),
+            restarting: container.is_restarting(),
+            restarts: facts.restarts,
+            last_run: facts.last_run,
             endpoint: self.inner.network.endpoint(container.id()),
             ports: container.ports(),
             log_path: if logs { directory.log() } else { PathBuf::new() },
@@ -199,67 +203,12 @@ impl Engine {
         }
     }
 
-    /// Sends a signal, by name or number, to a running container.
-    ///
-    /// # Errors
-    /// [`EngineError::Invalid`] for an unknown signal, [`EngineError::NotRunning`] (in Docker's words).
-    pub async fn kill(&self, name: &str, signal: &str) -> Result<()> {
-        let signal = parse_signal(if signal.is_empty() { "SIGKILL" } else { signal })?;
-        let container = self.inner.table.find(name)?;
-        if !container.state().is_running() {
-            return Err(EngineError::Conflict(format!(
-                "cannot kill container: {name}: container {} is not running",
-                container.id()
-            )));
-        }
-        self.inner.signal(&container, signal).await
-    }
-
-    /// Stops a running container: stop signal, grace, SIGKILL. What is not given is the container's own;
-    /// [`Duration::MAX`] waits without end.
-    ///
-    /// # Errors
-    /// [`EngineError::AlreadyStopped`], [`EngineError::Unkillable`].
-    pub async fn stop(&self, name: &str, signal: Option<&str>, grace: Option<Duration>) -> Result<()> {
-        let signal = signal.map(parse_signal).transpose()?;
-        let container = self.inner.table.find(name)?;
-        if !container.state().is_running() {
-            return Err(EngineError::AlreadyStopped(container.id().to_owned()));
-        }
-        let inner = self.inner.clone();
-        let stop = async move { inner.stop(&container, signal, grace, &CancellationToken::new()).await };
-        self.inner.to_its_end(stop).await
-    }
-
     /// Waits for an end of the container.
     ///
     /// # Errors
     /// [`EngineError::NoSuchContainer`].
     pub fn wait(&self, name: &str, condition: WaitCondition) -> Result<impl Future<Output = Ended> + Send + use<>> {
-        Ok(wait(self.inner.table.find(name)?, condition))
-    }
-
-    /// Removes a container; a running one only by force. Volumes that were made for it stay unless `volumes` says otherwise.
-    ///
-    /// # Errors
-    /// [`EngineError::Conflict`] with Docker's text when it runs.
-    pub async fn remove(&self, name: &str, force: bool, volumes: bool) -> Result<()> {
-        let container = self.inner.table.find(name)?;
-        if !force && matches!(container.state(), ContainerState::Running { .. } | ContainerState::Starting) {
-            return Err(EngineError::Conflict(format!(
-                "cannot remove container \"/{}\": container is running: stop the container before removing or force \
-                 remove",
-                container.record.name
-            )));
-        }
-        let inner = self.inner.clone();
-        let remove = async move {
-            if !volumes {
-                inner.keep_volumes(&container).await?;
-            }
-            inner.remove(&container).await
-        };
-        self.inner.to_its_end(remove).await
+        Ok(wait(&self.inner.table.find(name)?, condition))
     }
 
     /// The container's output.
@@ -290,7 +239,12 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotRunning`]; [`EngineError::Conflict`] when too many are known already.
     pub fn exec_create(&self, name: &str, options: ExecOptions) -> Result<String> {
-        self.inner.exec_create(&self.inner.table.find(name)?, options)
+        let container = self.inner.table.find(name)?;
+        if container.is_paused() {
+            let text = format!("Container {name} is paused, unpause the container before exec");
+            return Err(EngineError::Conflict(text));
+        }
+        self.inner.exec_create(&container, options)
     }
 
     /// Starts it; gives its streams. Dropping them does not end it; its output is then read and thrown away.
@@ -374,7 +328,10 @@ impl Inner {
     }
 
     /// Runs something to its end, also when the caller goes away meanwhile.
-    async fn to_its_end<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    pub(crate) async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         self.tracker.spawn(work).await.map_err(|_| EngineError::Closing)?
     }
 

@@ -37,6 +37,9 @@ pub enum EngineError {
     /// The container was stopped already.
     #[error("container {0} is already stopped")]
     AlreadyStopped(String),
+    /// The container runs already.
+    #[error("container {0} is already running")]
+    AlreadyStarted(String),
     /// The request contradicts the state of the container; the text is Docker's.
     #[error("{0}")]
     Conflict(String),
@@ -112,7 +115,7 @@ impl EngineError {
             Self::NoSuchContainer(_) | Self::NoSuchExec(_) | Self::NotFound(_) => ErrorClass::NotFound,
             Self::NotRunning(_) | Self::Conflict(_) => ErrorClass::Conflict,
             Self::Invalid(_) | Self::Ambiguous(_) => ErrorClass::Invalid,
-            Self::AlreadyStopped(_) => ErrorClass::NotModified,
+            Self::AlreadyStopped(_) | Self::AlreadyStarted(_) => ErrorClass::NotModified,
             Self::Image(error) => match error.class() {
                 skep_image::ErrorClass::NotFound => ErrorClass::NotFound,
                 skep_image::ErrorClass::Conflict => ErrorClass::Conflict,

@@ -6,6 +6,7 @@
 //! <data-root>/network/                       what the network must remember
 //! <data-root>/volumes/                       the volumes
 //! <data-root>/containers/<id>/container.json the record: there is a container exactly while this file is there
+//!                            /facts.json      what changed since: a new name, limits, what its restart policy must know
 //!                            /bundle/        shim.json, pid.json, exit.json, shim.sock
 //!                            /hosts, hostname, resolv.conf
 //!                            /ports.json     host-mode ports that were chosen here
@@ -116,6 +117,10 @@ impl Directory {
         self.path.join("bundle")
     }
 
+    pub(crate) fn facts(&self) -> PathBuf {
+        self.path.join("facts.json")
+    }
+
     pub(crate) fn ports(&self) -> PathBuf {
         self.path.join("ports.json")
     }
@@ -160,6 +165,8 @@ pub(crate) enum Durability {
     Whole,
     /// For what a reboot makes worthless.
     Process,
+    /// On the disk, with its name and that of its folder, when the call returns.
+    Acknowledged,
 }
 
 /// Replaces a file so that readers see the old or the new content.
@@ -168,8 +175,14 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T, durability: Durab
     let temporary = path.with_extension("tmp");
     let mut file = File::create(&temporary).at("create", &temporary)?;
     file.write_all(&bytes).at("write", &temporary)?;
-    if durability == Durability::Whole {
+    if durability != Durability::Process {
         file.sync_data().at("write", &temporary)?;
     }
-    fs::rename(&temporary, path).at("write", path)
+    fs::rename(&temporary, path).at("write", path)?;
+    if durability == Durability::Acknowledged {
+        for folder in path.ancestors().skip(1).take(2) {
+            File::open(folder).and_then(|folder| folder.sync_all()).at("write", folder)?;
+        }
+    }
+    Ok(())
 }

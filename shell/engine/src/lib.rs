@@ -16,6 +16,7 @@
 //! agent does.
 
 mod blueprint;
+mod by_hand;
 mod container;
 mod ending;
 mod engine;
@@ -24,12 +25,15 @@ mod etc_files;
 mod events;
 mod exec;
 mod executor;
+mod facts;
 mod info;
 mod layout;
 mod lifecycle;
 mod logs;
+mod names;
 mod publish;
 mod record;
+mod restart;
 mod storage;
 mod sweep;
 mod table;
@@ -37,6 +41,8 @@ mod tell;
 mod view;
 mod volumes;
 
+pub use blueprint::{More, Wanted};
+pub use by_hand::{PruneFilter, Pruned};
 pub use ending::{Ended, WaitCondition};
 pub use engine::{Engine, EngineConfig, ImageRemoval};
 pub use error::{EngineError, ErrorClass};
@@ -44,9 +50,10 @@ pub use events::{Event, EventKind};
 pub use exec::{ExecOptions, ExecState, ExecStreams};
 pub use info::EngineInfo;
 pub use logs::{LogLine, LogOptions, LogReader, LogStream, parse_time};
-pub use record::{MountRecord, PortRecord, Record, TaskRecord, VolumeMount};
+pub use record::{Asked, ByHand, MountRecord, PortRecord, Record, TaskRecord, VolumeMount};
+pub use restart::{RestartKind, RestartPolicy};
 pub use skep_image::{Image, ImageId, ImageStore};
-pub use skep_oci::RootFs;
+pub use skep_oci::{Resources, RootFs};
 pub use storage::PrunedVolumes;
 pub use view::{ContainerState, ContainerView};
 pub use volumes::{ANONYMOUS_LABEL, Volume, VolumeRecord, VolumeRequest};

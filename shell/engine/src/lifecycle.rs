@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use skep_agent::Assignment;
+use skep_image::Image;
 use skep_model::TaskId;
 use skep_oci::{Bundle, ExitRecord, Mount, NetworkNamespace, RootFs, ShimLaunch, StartError, Status};
 use tokio_util::sync::CancellationToken;
@@ -26,9 +27,10 @@ use crate::container::Container;
 use crate::engine::Inner;
 use crate::error::{At, EngineError, Result};
 use crate::etc_files;
-use crate::events::EventKind;
+use crate::facts::Facts;
 use crate::layout::{Durability, write_json};
 use crate::record::{PortRecord, Record, now};
+use crate::tell::NOTHING;
 use crate::view::ContainerState;
 
 impl Inner {
@@ -48,21 +50,40 @@ impl Inner {
     fn make(&self, assignment: &Assignment, cancel: &CancellationToken) -> Result<Arc<Container>> {
         let image = self.images.require(&assignment.spec.container.image)?;
         let id = new_id()?;
-        let directory = self.layout.container(&id);
         let volumes = self.layout.volumes();
-        let site = Site {
-            id: &id,
+        let site = self.site(&id, &volumes);
+        let wanted = Wanted::by_task(assignment, &site)?;
+        if image.config.config.healthcheck.is_some() {
+            tracing::warn!(task.id = %assignment.task_id, image = wanted.spec.image, "health check of the image is not run yet");
+        }
+        self.build(wanted, &image, &site, cancel)
+    }
+
+    /// What a container with this id is drawn for.
+    pub(crate) fn site<'a>(&'a self, id: &'a str, volumes: &'a Path) -> Site<'a> {
+        Site {
+            id,
             now: now(),
             hostname: &self.hostname,
             platform: &self.platform,
             cgroup_parent: &self.config.cgroup_parent,
-            log_path: directory.log(),
-            volumes: &volumes,
-        };
-        let mut record = draw(Wanted::by_task(assignment, &site)?, &image, &site)?;
-        if image.config.config.healthcheck.is_some() {
-            tracing::warn!(task.id = %assignment.task_id, image = record.image, "health check of the image is not run yet");
+            log_path: self.layout.container(id).log(),
+            volumes,
         }
+    }
+
+    /// Makes a container; when it fails nothing is left.
+    pub(crate) fn build(
+        &self,
+        wanted: Wanted,
+        image: &Image,
+        site: &Site<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Arc<Container>> {
+        let id = site.id.to_owned();
+        let mut record = draw(wanted, image, site)?;
+        let directory = self.layout.container(&id);
+        let by_hand = record.by_hand.is_some();
         let stop_if_cancelled = || if cancel.is_cancelled() { Err(EngineError::Cancelled) } else { Ok(()) };
         directory.create()?;
         let made = (|| {
@@ -76,14 +97,19 @@ impl Inner {
                 merged: snapshot.merged,
             };
             stop_if_cancelled()?;
-            self.network.create_endpoint(&id)?;
+            if !by_hand {
+                // A task is started at once; what is made by hand may wait for ever, and has no address meanwhile.
+                self.network.create_endpoint(&id)?;
+            }
             stop_if_cancelled()?;
-            let container = Arc::new(Container::new(record, directory.clone(), ContainerState::Created));
+            let facts = Facts::default();
+            let container = Arc::new(Container::new(record, facts, directory.clone(), ContainerState::Created));
             self.table.insert(container.clone())?;
-            match write_json(&directory.record(), &*container.record, Durability::Whole) {
+            // Managers know what their tasks are. Of a container made by hand nobody else does.
+            let durability = if by_hand { Durability::Acknowledged } else { Durability::Whole };
+            match write_json(&directory.record(), &*container.record, durability) {
                 Ok(()) => {
-                    let (image, name) = (container.record.image.clone(), container.record.name.clone());
-                    self.events.publish(EventKind::Container, "create", &id, [("image", image), ("name", name)]);
+                    self.tell(&container, "create", NOTHING);
                     Ok(container)
                 }
                 Err(error) => {
@@ -118,10 +144,16 @@ impl Inner {
     pub(crate) async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let _operation = container.operation.lock().await;
         match self.started(container).await? {
-            ContainerState::Created => {}
-            ContainerState::Removed => return Err(EngineError::NoSuchContainer(container.record.name.clone())),
-            _ => return Ok(()),
+            ContainerState::Created => self.launch_container(container).await,
+            ContainerState::Removed => Err(EngineError::NoSuchContainer(container.record.name.clone())),
+            _ => Ok(()),
         }
+    }
+
+    /// Starts a container that does not run; one that ran before has the same files again. The operation is held.
+    pub(crate) async fn launch_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        // What is left of an earlier run must be gone: its network would be taken for that of the new one.
+        drop(container.release.lock().await);
         let _turn = self.starts.acquire().await.map_err(|_| EngineError::Closing)?;
         let prepared = container.clone();
         let bundle = match self.blocking(move |inner| inner.write_bundle(&prepared)).await {
@@ -136,6 +168,7 @@ impl Inner {
         match ShimLaunch::spawn(&self.config.shim_binary, &bundle, Vec::new()).await {
             Ok(running) => {
                 container.set_state(running_state(&running.pids));
+                self.tell(container, "start", NOTHING);
                 self.watch(container.clone());
                 self.admit(container).await
             }
@@ -149,14 +182,14 @@ impl Inner {
     }
 
     fn write_bundle(&self, container: &Container) -> Result<Bundle> {
-        let record = &container.record;
+        let record = container.current();
         let endpoint = self.network.create_endpoint(&record.id)?;
         container.set_ports(self.reserve_ports(container)?);
         let machine = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let mut config = record.config.clone();
-        self.enter_storage(record, &mut config.mounts)?;
+        self.enter_storage(&record, &mut config.mounts)?;
         check_sources(&config.mounts)?;
-        let etc = etc_files::write(record, &endpoint, &container.directory, &machine)?;
+        let etc = etc_files::write(&record, &endpoint, &container.directory, &machine)?;
         // As in Docker: what lies deeper comes later, so that nothing is hidden.
         config.mounts.splice(0..0, etc);
         config.mounts.sort_by_key(|mount| mount_target(mount).components().count());
@@ -224,7 +257,7 @@ impl Inner {
                 never_started(exit_code, &message)
             }
         };
-        container.set_state(ContainerState::Exited(record));
+        container.set_state_and(ContainerState::Exited(record.clone()), || self.tell_end(container, &record));
         EngineError::Start { exit_code, message }
     }
 
@@ -281,5 +314,10 @@ pub(crate) fn new_id() -> Result<String> {
     Ok(hex::encode(bytes))
 }
 
-/// A record as it was stored; how its container goes.
-pub(crate) type Found = (Record, ContainerState);
+/// A container as it was stored, and how it goes.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) record: Record,
+    pub(crate) facts: Facts,
+    pub(crate) state: ContainerState,
+}

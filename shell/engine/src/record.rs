@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use skep_model::{ObjectId, PortConfig, Protocol, PublishMode, TaskId};
 
 use crate::error::{At, EngineError, Result};
+use crate::restart::RestartPolicy;
 
 /// The version of `container.json` this release writes, and the highest it reads.
 pub(crate) const RECORD_VERSION: u32 = 1;
@@ -56,6 +57,33 @@ pub struct Record {
     pub log_options: BTreeMap<String, String>,
     /// What the shim is given, but for network and `/etc` files, which are known at the start.
     pub config: skep_oci::ContainerConfig,
+    /// What only a container has that was made by hand; `None` for a task's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_hand: Option<ByHand>,
+}
+
+/// What only a container has that was made by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ByHand {
+    /// When it is started again after an end.
+    pub restart: RestartPolicy,
+    /// It is removed when it has ended.
+    pub auto_remove: bool,
+    /// Its configuration in the words of who asked for it, to be shown as it was given. Nothing is read from it here.
+    pub asked: Asked,
+}
+
+/// A request in the words of who made it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Asked {
+    /// What the container runs.
+    pub config: serde_json::Value,
+    /// What of the machine it is given.
+    pub host: serde_json::Value,
+    /// What it is on its networks.
+    pub networking: serde_json::Value,
 }
 
 impl Record {
@@ -122,6 +150,15 @@ pub struct PortRecord {
 }
 
 impl PortRecord {
+    /// A declared port, such as `80/tcp` or `80`, published on a number that the engine chooses.
+    #[must_use]
+    pub fn exposed(text: &str) -> Option<Self> {
+        let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let target = number.parse().ok().filter(|port| *port != 0)?;
+        let protocol = ["tcp", "udp", "sctp"].into_iter().find(|known| protocol.eq_ignore_ascii_case(known))?;
+        Some(Self { name: String::new(), protocol: protocol.to_owned(), target, published: 0, host_mode: true })
+    }
+
     pub(crate) fn from_model(port: &PortConfig) -> Self {
         Self {
             name: port.name.clone(),
@@ -245,6 +282,7 @@ mod tests {
             log_driver: "json-file".to_owned(),
             log_options: BTreeMap::new(),
             config,
+            by_hand: None,
         }
     }
 

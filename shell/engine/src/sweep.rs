@@ -13,6 +13,7 @@ use skep_oci::Bundle;
 use crate::container::Container;
 use crate::engine::{EngineConfig, Inner};
 use crate::error::{At, EngineError, Result};
+use crate::facts::Facts;
 use crate::layout::Layout;
 use crate::lifecycle::{Found, state_of};
 use crate::record::{PortRecord, Record};
@@ -48,7 +49,12 @@ pub(crate) fn open(config: EngineConfig) -> Result<Opened> {
     for id in &whole {
         match read(&layout, id) {
             Ok(found) => {
-                if let ContainerState::Exited(_) = found.1 {
+                let is_kept = match found.state {
+                    ContainerState::Exited(_) => false,
+                    ContainerState::Created => found.record.by_hand.is_none(),
+                    _ => true,
+                };
+                if !is_kept {
                     keep.remove(id);
                 }
                 containers.push(found);
@@ -69,7 +75,7 @@ pub(crate) fn open(config: EngineConfig) -> Result<Opened> {
     }
     let report = network.adopt(&keep.into_iter().collect::<Vec<_>>())?;
     for id in report.lost {
-        let runs = containers.iter().any(|(record, state)| record.id == id && state.is_running());
+        let runs = containers.iter().any(|found| found.record.id == id && found.state.is_running());
         if runs {
             tracing::error!(container.id = id, "a running container has lost its network");
         }
@@ -98,8 +104,13 @@ fn lock(layout: &Layout) -> Result<Flock<File>> {
 fn read(layout: &Layout, id: &str) -> Result<Found> {
     let directory = layout.container(id);
     let record = Record::load(&directory.record())?;
-    let state = state_of(&Bundle::new(directory.bundle()))?;
-    Ok((record, state))
+    let facts = Facts::load(&directory.facts())?;
+    let state = match (state_of(&Bundle::new(directory.bundle()))?, &facts.last_run) {
+        // The next run was to begin when an earlier engine ended.
+        (ContainerState::Created, Some(last)) => ContainerState::Exited(last.clone()),
+        (state, _) => state,
+    };
+    Ok(Found { record, facts, state })
 }
 
 /// Removes a container that was half made or half removed. A failure is for the next engine.
@@ -128,15 +139,21 @@ fn sweep(layout: &Layout, images: &ImageStore, network: &Network, id: &str) {
 impl Inner {
     /// Takes over what was found: running containers are watched and get their traffic.
     pub(crate) async fn adopt(self: &Arc<Self>, found: Vec<Found>) {
-        for (record, state) in found {
+        let mut idle = Vec::new();
+        for Found { record, facts, state } in found {
             let directory = self.layout.container(&record.id);
-            let container = Arc::new(Container::new(record, directory, state.clone()));
+            let paused = facts.paused;
+            let container = Arc::new(Container::new(record, facts, directory, state.clone()));
             if let Err(error) = self.table.insert(container.clone()) {
                 tracing::error!(container.id = container.id(), %error, "container is ignored");
                 continue;
             }
             if !matches!(state, ContainerState::Running { .. } | ContainerState::Starting) {
+                idle.push(container);
                 continue;
+            }
+            if paused {
+                self.look_for_pause(&container).await;
             }
             if let Some(ports) = chosen_ports(&container) {
                 container.set_ports(ports);
@@ -155,6 +172,7 @@ impl Inner {
         if let Err(error) = self.publisher.refresh().await {
             tracing::error!(error = error.full_text(), "cannot publish the ports of adopted containers");
         }
+        self.resume_policies(&idle);
     }
 }
 

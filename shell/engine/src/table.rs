@@ -18,6 +18,16 @@ struct Rows {
     by_task: BTreeMap<TaskId, String>,
 }
 
+impl Rows {
+    fn refuse_taken(&self, name: &str) -> Result<()> {
+        let Some(other) = self.by_name.get(name) else { return Ok(()) };
+        Err(EngineError::Conflict(format!(
+            "Conflict. The container name \"/{name}\" is already in use by container \"{other}\". You have to remove \
+             (or rename) that container to be able to reuse that name."
+        )))
+    }
+}
+
 impl Table {
     fn rows(&self) -> MutexGuard<'_, Rows> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -26,15 +36,9 @@ impl Table {
     /// Adds a container; its name must be free.
     pub(crate) fn insert(&self, container: Arc<Container>) -> Result<()> {
         let mut rows = self.rows();
-        let record = &container.record;
-        if let Some(other) = rows.by_name.get(&record.name) {
-            let (name, other) = (&record.name, other.clone());
-            return Err(EngineError::Conflict(format!(
-                "Conflict. The container name \"/{name}\" is already in use by container \"{other}\". You have to remove \
-                 (or rename) that container to be able to reuse that name."
-            )));
-        }
-        rows.by_name.insert(record.name.clone(), record.id.clone());
+        let (record, name) = (&container.record, container.name());
+        rows.refuse_taken(&name)?;
+        rows.by_name.insert(name, record.id.clone());
         if let Some(task) = record.task_id() {
             rows.by_task.insert(task, record.id.clone());
         }
@@ -46,10 +50,24 @@ impl Table {
         let mut rows = self.rows();
         let record = &container.record;
         rows.by_id.remove(&record.id);
-        rows.by_name.remove(&record.name);
+        rows.by_name.retain(|_, id| *id != record.id);
         if let Some(task) = record.task_id() {
             rows.by_task.remove(&task);
         }
+    }
+
+    /// Gives a container a further name, which must be free, until [`Self::settle_name`].
+    pub(crate) fn add_name(&self, container: &Container, name: &str) -> Result<()> {
+        let mut rows = self.rows();
+        rows.refuse_taken(name)?;
+        rows.by_name.insert(name.to_owned(), container.id().to_owned());
+        Ok(())
+    }
+
+    /// Takes all names of a container away but its own.
+    pub(crate) fn settle_name(&self, container: &Container) {
+        let name = container.name();
+        self.rows().by_name.retain(|known, id| id != container.id() || *known == name);
     }
 
     /// All containers, newest first.

@@ -59,13 +59,36 @@ impl ContainerState {
     }
 }
 
+impl ContainerView {
+    /// Docker's word: `created`, `running`, `paused`, `restarting`, `exited` or `removing`.
+    #[must_use]
+    pub fn status(&self) -> &'static str {
+        match self.state {
+            ContainerState::Running { .. } if self.paused => "paused",
+            ContainerState::Created | ContainerState::Exited(_) if self.restarting => "restarting",
+            ContainerState::Created | ContainerState::Starting if self.last_run.is_some() => "exited",
+            // A start that failed leaves a container as it was.
+            ContainerState::Exited(_) if self.last_run.is_some() => "exited",
+            _ => self.state.status(),
+        }
+    }
+}
+
 /// A container at one moment.
 #[derive(Debug, Clone)]
 pub struct ContainerView {
-    /// What it was prepared as.
+    /// What it is: as it was prepared, with what was changed since.
     pub record: Arc<Record>,
     /// How it goes.
     pub state: ContainerState,
+    /// It runs, but is frozen.
+    pub paused: bool,
+    /// It has ended, and its restart policy is about to start it again.
+    pub restarting: bool,
+    /// How often its restart policy started it since the user did.
+    pub restarts: u32,
+    /// How the run before ended, while there is none that ended since.
+    pub last_run: Option<ExitRecord>,
     /// Its address and so on, while it has some.
     pub endpoint: Option<Endpoint>,
     /// Its published ports with the numbers really bound; those without a number are not bound.

@@ -73,13 +73,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
-        let body = read(body, JSON_MAX).await?;
-        if !body.is_empty() {
-            check_content_type(&parts.headers)?;
-        }
-        Ok(Self(skep_api_types::decode(&body)?))
+        Ok(Self(skep_api_types::decode(&json_bytes(request).await?)?))
     }
+}
+
+/// A JSON body, not read yet.
+pub(crate) async fn json_bytes(request: Request) -> Result<Bytes, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = read(body, JSON_MAX).await?;
+    if !body.is_empty() {
+        check_content_type(&parts.headers)?;
+    }
+    Ok(body)
 }
 
 async fn read(body: Body, max: usize) -> Result<Bytes, ApiError> {

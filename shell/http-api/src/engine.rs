@@ -1,11 +1,14 @@
 //! What the API needs of this machine's engine. [`skep_engine::Engine`] implements it in [`adapter`]; tests have a fake.
 
 mod adapter;
+mod by_hand;
 mod inspect;
 mod observe;
 mod volumes;
 
 pub use observe::Observe;
+
+pub use by_hand::ByHand;
 
 use std::pin::Pin;
 
@@ -27,7 +30,7 @@ pub type Archive = Pin<Box<dyn AsyncRead + Send>>;
 
 /// One machine's containers, images and networks. Names of containers may be ids, names or unambiguous id prefixes.
 #[async_trait]
-pub trait Engine: Observe + Volumes {
+pub trait Engine: ByHand + Observe + Volumes {
     /// What this machine is and has.
     async fn facts(&self) -> EngineFacts;
 

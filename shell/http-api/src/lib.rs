@@ -28,7 +28,7 @@ pub use cluster::{
     LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
 };
 pub use engine::{
-    Archive, Ended, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, ImageImport, Observe, VolumeFilter,
+    Archive, ByHand, Ended, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, ImageImport, Observe, VolumeFilter,
     Volumes, WaitCondition,
 };
 pub use error::ApiError;

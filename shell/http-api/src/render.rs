@@ -69,6 +69,8 @@ pub(crate) fn status(container: &ContainerInspect, now: WallTime) -> String {
             };
             format!("Up {}{health}", since(state.started_at.0))
         }
+        "paused" => format!("Up {} (Paused)", since(state.started_at.0)),
+        "restarting" => format!("Restarting ({}) {} ago", state.exit_code, since(state.finished_at.0)),
         "exited" => format!("Exited ({}) {} ago", state.exit_code, since(state.finished_at.0)),
         "created" => "Created".to_owned(),
         "removing" => "Removal In Progress".to_owned(),

@@ -350,6 +350,11 @@ pub(crate) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
 
 /// Ends every process and removes every cgroup, mount and file of a daemon that is gone.
 fn remove(dir: &Path, cgroup: &str) {
+    for group in cgroup_dirs(cgroup) {
+        // A frozen process does not die.
+        fs::write(group.join("freezer.state"), "THAWED").ok();
+        fs::write(group.join("cgroup.freeze"), "0").ok();
+    }
     let gone = wait_for("processes to end after SIGKILL", Duration::from_secs(10), || {
         let mut left = with_verbs(dir, &["daemon", "shim", "netd"]);
         left.extend(processes_below(cgroup).iter().map(|process| process.pid));

@@ -19,7 +19,7 @@ use super::{
 use crate::cluster::{LogLine, LogOptions, LogStream};
 
 /// Docker's "wait without end".
-const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 impl From<Failure> for EngineError {
     fn from(failure: Failure) -> Self {

@@ -65,6 +65,7 @@ pub(super) fn container(view: &ContainerView, network: &str) -> ContainerInspect
         hosts_path: path(hosts),
         log_path: path(&view.log_path),
         name: format!("/{}", record.name),
+        restart_count: view.restarts.into(),
         driver: "overlay2".to_owned(),
         platform: "linux".to_owned(),
         exec_ids: given(&view.exec_ids),
@@ -92,17 +93,27 @@ pub(super) fn container(view: &ContainerView, network: &str) -> ContainerInspect
 
 fn state(view: &ContainerView) -> ContainerState {
     let mut state = ContainerState {
-        status: view.state.status().to_owned(),
-        running: view.state.is_running(),
+        status: view.status().to_owned(),
+        // As in Docker, also while it waits for its restart.
+        running: view.state.is_running() || view.restarting,
+        paused: view.paused,
+        restarting: view.restarting,
         pid: view.state.pid(),
         exit_code: view.state.exit_code(),
         ..ContainerState::default()
     };
+    let last = view.last_run.as_ref();
     match &view.state {
-        skep_engine::ContainerState::Running { started_at, .. } => state.started_at = time(started_at),
+        skep_engine::ContainerState::Running { started_at, .. } => {
+            state.started_at = time(started_at);
+            state.finished_at = last.map(|last| time(&last.finished_at)).unwrap_or_default();
+        }
         skep_engine::ContainerState::Exited(exit) => {
-            state.started_at = time(&exit.started_at);
-            state.finished_at = time(&exit.finished_at);
+            let started_at = if exit.started_at.is_empty() { last.map(|last| &last.started_at) } else { None };
+            state.started_at = time(started_at.unwrap_or(&exit.started_at));
+            // Docker knows no end of what never ran.
+            let ran = !state.started_at.0.0.eq(&0);
+            state.finished_at = if ran { time(&exit.finished_at) } else { Timestamp::default() };
             state.oom_killed = exit.oom_killed;
             state.error = exit.error.clone().unwrap_or_default();
         }
@@ -175,8 +186,8 @@ fn host_config(view: &ContainerView) -> HostConfig {
         }),
         oom_kill_disable: Some(false),
         init: Some(config.init),
-        masked_paths: owned(&MASKED),
-        readonly_paths: owned(&READ_ONLY),
+        masked_paths: Some(owned(&MASKED)),
+        readonly_paths: Some(owned(&READ_ONLY)),
         ..HostConfig::default()
     }
 }

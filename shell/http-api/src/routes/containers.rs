@@ -1,5 +1,9 @@
 //! Containers of this machine.
 
+mod by_hand;
+
+pub(crate) use by_hand::{create, pause, prune, rename, restart, start, unpause};
+
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -73,14 +77,15 @@ pub(crate) async fn stop(
     Path(name): Path<String>,
     query: Params,
 ) -> Result<Response, ApiError> {
-    let grace = match query.get("t").filter(|text| !text.is_empty()) {
-        Some(text) => Some(
-            text.parse().map_err(|_| ApiError::invalid(format!("strconv.Atoi: parsing {text:?}: invalid syntax")))?,
-        ),
-        None => None,
-    };
-    api.engine.stop(&name, query.get("signal").filter(|signal| !signal.is_empty()), grace).await?;
+    api.engine.stop(&name, query.get("signal").filter(|signal| !signal.is_empty()), grace(&query)?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Seconds between the stop signal and SIGKILL.
+fn grace(query: &Params) -> Result<Option<i64>, ApiError> {
+    let Some(text) = query.get("t").filter(|text| !text.is_empty()) else { return Ok(None) };
+    let bad = || ApiError::invalid(format!("strconv.Atoi: parsing {text:?}: invalid syntax"));
+    text.parse().map(Some).map_err(|_| bad())
 }
 
 /// The head of the answer is sent at once: clients start the container only after they have seen it.

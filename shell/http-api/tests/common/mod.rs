@@ -1,6 +1,7 @@
 //! A cluster and an engine that only remember and answer, and the router on top of them.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part of it; tests may unwrap")]
 
+pub(crate) mod by_hand;
 mod observe;
 pub(crate) mod shape;
 pub(crate) mod volumes;
