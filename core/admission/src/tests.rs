@@ -101,14 +101,13 @@ fn docker_refusals_keep_docker_texts() {
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     let not_yet = Code::Unimplemented;
-    check_refused(|spec| spec.mode = ServiceMode::Global, not_yet, "service mode global");
+    check_refused(|spec| spec.mode = ServiceMode::GlobalJob, not_yet, "service mode global-job");
     let npipe = |spec: &mut ServiceSpec| {
         let mount = Mount { kind: MountKind::NamedPipe, target: "/p".into(), ..Mount::default() };
         spec.task.container.mounts = vec![mount];
     };
     check_refused(npipe, not_yet, "npipe");
     check_refused(|spec| spec.task.container.isolation = "hyperv".into(), not_yet, "--isolation");
-    check_refused(|spec| spec.update = Some(UpdateConfig::default()), not_yet, "--update-");
 }
 
 #[test]
@@ -132,7 +131,7 @@ fn names_and_ports_conflict_with_other_services() {
 }
 
 #[test]
-fn an_update_changes_scale_and_labels_only() {
+fn an_update_changes_all_but_name_and_mode() {
     let (mut state, id) = with_web(|_| {});
     let version = state.service(id).unwrap().meta.version;
     let mut spec = web();
@@ -143,14 +142,25 @@ fn an_update_changes_scale_and_labels_only() {
     let service = state.service(id).unwrap();
     assert_eq!((service.replicas, service.spec_version.0), (7, 1), "scaling makes no new revision");
     spec.task.container.image = "other".into();
-    let request = Request::UpdateService { service: id, version, definition: self::definition(spec.clone()) };
-    assert_eq!(ask(&state, request).unwrap_err().code, Code::Unimplemented);
-    spec.name = "other".into();
-    let request = Request::UpdateService { service: id, version, definition: self::definition(spec) };
-    assert_eq!(ask(&state, request).unwrap_err().text, "renaming services is not supported");
-    let admitted = ask(&state, Request::RollbackService { service: id, version: Version(2) }).unwrap();
+    let update = |spec: &ServiceSpec, version| Request::UpdateService {
+        service: id,
+        version: Version(version),
+        definition: self::definition(spec.clone()),
+    };
+    let admitted = ask(&state, update(&spec, 2)).unwrap();
     commit(&mut state, &admitted);
-    assert_eq!(state.service(id).unwrap().replicas, 1);
+    assert_eq!(state.service(id).unwrap().spec_version.0, 3);
+    spec.mode = ServiceMode::Global;
+    let refusal = ask(&state, update(&spec, 3)).unwrap_err();
+    assert_eq!((refusal.code, &*refusal.text), (Code::Unimplemented, "service mode change is not allowed"));
+    spec.mode = ServiceMode::Replicated;
+    spec.name = "other".into();
+    let refusal = ask(&state, update(&spec, 3)).unwrap_err();
+    assert_eq!((refusal.code, &*refusal.text), (Code::Unimplemented, "renaming services is not supported"));
+    let admitted = ask(&state, Request::RollbackService { service: id, version: Version(3) }).unwrap();
+    commit(&mut state, &admitted);
+    let service = state.service(id).unwrap();
+    assert_eq!((service.replicas, service.spec_version.0), (7, 1));
 }
 
 #[test]

@@ -22,7 +22,8 @@ pub struct Allocator {
     /// Services that could not get their ports; tried again when one becomes free.
     conflicted: BTreeSet<ServiceId>,
     endpoints_in_flight: InFlight<ServiceId, Vec<PortConfig>>,
-    tasks_in_flight: InFlight<TaskId>,
+    /// Tasks that are let pass, with the ports that are held for them meanwhile.
+    tasks_in_flight: InFlight<TaskId, Vec<PortConfig>>,
 }
 
 impl ControlLoop for Allocator {
@@ -117,7 +118,10 @@ impl Allocator {
                 self.release(key, service, |hold| hold.tasks = hold.tasks.saturating_sub(1));
             }
         }
-        self.tasks_in_flight.settle(&task.id, after.map(|task| task.attachment.version));
+        let planned = self.tasks_in_flight.settle(&task.id, after.map(|task| task.attachment.version));
+        for key in ingress_keys(&planned.unwrap_or_default()) {
+            self.release(key, service, |hold| hold.tasks = hold.tasks.saturating_sub(1));
+        }
         if after.is_some_and(|task| task.state() == TaskState::New) {
             self.waiting.entry(service).or_default().insert(task.id);
             self.dirty.insert(service);
@@ -195,20 +199,17 @@ impl Allocator {
                 return;
             }
             let Some(task) = view.task(id).filter(|task| task.state() == TaskState::New) else { continue };
-            let is_given = view.spec_of(task).ports().is_empty()
-                || (service.endpoint.allocated_for == Some(task.spec_version)
-                    && (service.endpoint.reason.is_none() || service.spec_version != task.spec_version));
-            let (ports, reason) = if !is_given {
-                (Vec::new(), service.endpoint.reason.clone())
-            } else if view.spec_of(task).ports().is_empty() {
-                (Vec::new(), None)
-            } else {
-                (service.endpoint.ports.clone(), None)
+            let (is_given, ports, reason) = match self.ports_for(view, service, task) {
+                Ok(ports) => (true, ports, None),
+                Err(reason) => (false, Vec::new(), reason),
             };
             if !is_given && (reason.is_none() || reason == task.attachment.reason) {
                 continue; // what it waits for is on its way, or was said
             }
-            self.tasks_in_flight.propose(id, Some(task.attachment.version), ());
+            for key in ingress_keys(&ports) {
+                self.ports.change(key, service.id, |hold| hold.tasks += 1);
+            }
+            self.tasks_in_flight.propose(id, Some(task.attachment.version), ports.clone());
             plan.propose(
                 AtomicGroup::of(Change::Attach {
                     task: id,
@@ -219,6 +220,32 @@ impl Allocator {
                 })
                 .when(Precondition::EndpointIs(service.id, service.endpoint.version)),
             );
+        }
+    }
+}
+
+impl Allocator {
+    /// The ports of a task, or why it has none yet (`None`: they are on their way).
+    fn ports_for(&mut self, view: &State, service: &Service, task: &Task) -> Result<Vec<PortConfig>, Option<String>> {
+        let (wanted, endpoint) = (view.spec_of(task).ports(), &service.endpoint);
+        let is_current = task.spec_version == service.spec_version;
+        if wanted.is_empty() {
+            Ok(Vec::new())
+        } else if endpoint.allocated_for == Some(task.spec_version) && (endpoint.reason.is_none() || !is_current) {
+            Ok(endpoint.ports.clone())
+        } else if is_current || self.endpoints_in_flight.contains(&service.id) {
+            Err(endpoint.reason.clone().filter(|_| is_current))
+        } else {
+            // While an update is paused a task may follow one of a revision before the current one.
+            let is_sibling = |other: &&std::sync::Arc<Task>| {
+                other.spec_version == task.spec_version && other.attachment.done.is_some()
+            };
+            let sibling = view.tasks_of_service(service.id).find(is_sibling);
+            let known = sibling.map_or(endpoint.ports.as_slice(), |sibling| &sibling.attachment.ports);
+            self.ports.choose(service.id, wanted, known).map_err(|conflict| {
+                self.conflicted.insert(service.id);
+                Some(explain(view, service, &conflict))
+            })
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use skep_model::{ClusterTime, ServiceId, Slot, TaskId};
+use skep_model::{ServiceId, Slot, TaskId};
 
 /// Names a slot.
 pub(crate) type SlotKey = (ServiceId, Slot);
@@ -16,8 +16,6 @@ pub(crate) struct SlotEntry {
     pub(crate) is_occupied: bool,
     /// Changes of its tasks that are on their way; until they are seen the slot is left alone.
     pub(crate) in_flight: u32,
-    /// When to look at it again.
-    pub(crate) wake_at: Option<ClusterTime>,
 }
 
 /// The slots of one service.
@@ -29,6 +27,8 @@ pub(crate) struct ServiceSlots {
     pub(crate) occupied: u64,
     /// How many changes are on their way.
     pub(crate) in_flight: u64,
+    /// When it was last looked at, there were tasks to be replaced by an update.
+    pub(crate) has_outdated: bool,
 }
 
 /// All slots.
@@ -74,6 +74,12 @@ impl SlotIndex {
         }
     }
 
+    pub(crate) fn set_outdated(&mut self, service: ServiceId, has_outdated: bool) {
+        if let Some(slots) = self.services.get_mut(&service) {
+            slots.has_outdated = has_outdated;
+        }
+    }
+
     pub(crate) fn begin_flight(&mut self, key: SlotKey) {
         let service = self.services.entry(key.0).or_default();
         service.slots.entry(key.1).or_default().in_flight += 1;
@@ -87,12 +93,11 @@ impl SlotIndex {
         service.in_flight = service.in_flight.saturating_sub(1);
     }
 
-    /// Forgets a slot that has nothing left, and its service with its last slot.
-    pub(crate) fn prune(&mut self, (service, slot): SlotKey) {
+    /// Forgets a slot that has nothing left and is not to be looked at again, and its service with its last slot.
+    pub(crate) fn prune(&mut self, (service, slot): SlotKey, is_awaited: bool) {
         let Some(slots) = self.services.get_mut(&service) else { return };
-        let is_empty = |entry: &SlotEntry| {
-            entry.tasks.is_empty() && entry.in_flight == 0 && !entry.is_occupied && entry.wake_at.is_none()
-        };
+        let is_empty =
+            |entry: &SlotEntry| entry.tasks.is_empty() && entry.in_flight == 0 && !entry.is_occupied && !is_awaited;
         if slots.slots.get(&slot).is_some_and(is_empty) {
             slots.slots.remove(&slot);
         }

@@ -13,12 +13,12 @@ use skep_testkit::{
     AService, Seat, World, a_node, a_service, a_state, a_task, check_state, node_id, seat, service_id, task_id,
 };
 
-use crate::{Replicated, restart};
+use crate::{Orchestrator, restart};
 
 const NEVER: Duration = Duration::ZERO;
 
-fn settled(world: &mut World) -> Seat<Replicated> {
-    let mut seat = seat(Replicated::default());
+fn settled(world: &mut World) -> Seat<Orchestrator> {
+    let mut seat = seat(Orchestrator::default());
     world.settle(&mut seat);
     seat
 }
@@ -326,7 +326,7 @@ fn a_second_wanted_task_in_a_slot_is_stopped() {
 #[test]
 fn a_plan_on_its_way_is_not_repeated() {
     let mut world = one_running(a_service("web").replicas(3));
-    let mut seat = seat(Replicated::default());
+    let mut seat = seat(Orchestrator::default());
     let first = world.step(&mut seat);
     assert_eq!(first.changes.len(), 2);
     world.report(task_id("a"), TaskState::Failed);
@@ -351,8 +351,8 @@ fn a_label_update_leaves_tasks_alone() {
 
 #[test]
 fn other_modes_are_left_alone_with_a_note() {
-    let mut world = a_state().with(a_node("one")).with(a_service("web").mode(ServiceMode::Global));
-    let mut seat = seat(Replicated::default());
+    let mut world = a_state().with(a_node("one")).with(a_service("web").mode(ServiceMode::GlobalJob));
+    let mut seat = seat(Orchestrator::default());
     let plan = world.step(&mut seat);
     assert!(plan.changes.is_empty());
     assert_eq!(plan.notes.len(), 1);
@@ -433,13 +433,13 @@ proptest! {
     ) {
         let service = a_service("web").restart(condition, Duration::from_secs(delay));
         let mut world = a_state().with(a_node("one")).with(a_node("two")).with(service.clone().replicas(3));
-        let mut seat = seat(Replicated::default());
+        let mut seat = seat(Orchestrator::default());
         world.settle(&mut seat);
         for happening in happenings {
             happening.apply(&mut world, &service);
             world.settle(&mut seat);
             prop_assert_eq!(check_state(&world.state), []);
-            let mut fresh = skep_testkit::seat(Replicated::default());
+            let mut fresh = skep_testkit::seat(Orchestrator::default());
             let plan = world.step(&mut fresh);
             prop_assert!(plan.changes.is_empty(), "{:?}", plan.changes);
         }

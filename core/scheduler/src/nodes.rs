@@ -179,6 +179,10 @@ impl NodeTable {
         }
     }
 
+    pub(crate) fn get(&self, id: NodeId) -> Option<&NodeInfo> {
+        self.nodes.get(&id)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeId, &NodeInfo)> {
         self.nodes.iter().map(|(id, info)| (*id, info))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use skep_control::{ControlLoop, Env, InFlight, Plan};
 use skep_model::constraint::label_value;
-use skep_model::{ClusterTime, Node, Task, TaskId, TaskState};
+use skep_model::{ClusterTime, Node, NodeId, ServiceMode, Slot, Task, TaskId, TaskState};
 use skep_store::{AtomicGroup, Change, Event, Precondition, State};
 
 use crate::filter;
@@ -199,10 +199,13 @@ impl Scheduler {
 
     fn place_group(&mut self, view: &State, group: GroupKey, now: ClusterTime, plan: &mut Plan) {
         let Some(needs) = self.needs_of(view, group) else { return };
-        let Some(pending) = self.pending.get(&group) else { return };
-        if view.service(group.0).is_none() {
+        let Some(service) = view.service(group.0) else {
             return; // the orchestrator takes its tasks back
+        };
+        if service.spec.mode == ServiceMode::Global {
+            return self.place_bound(view, group, &needs, now, plan);
         }
+        let Some(pending) = self.pending.get(&group) else { return };
         let budget = PLAN_MAX.saturating_sub(plan.changes.len());
         let mut waiting = pending.tasks.iter().filter(|task| !self.in_flight.contains(task));
         let turn: Vec<TaskId> = waiting.by_ref().take(budget).copied().collect();
@@ -217,17 +220,60 @@ impl Scheduler {
                 self.explain_group(view, group, &needs, now, plan);
                 return;
             };
-            let share = Share { node, service: group.0, is_wanted: true, needs: needs.clone() };
-            self.nodes.occupy(&share);
-            self.in_flight.propose(id, Some(task.placed.version), Some(share));
-            plan.propose(AtomicGroup {
-                preconditions: vec![
-                    Precondition::NodeTakesTasks(node),
-                    Precondition::IntentIs(id, task.intent.version),
-                ],
-                changes: vec![Change::Place { task: id, expect: task.placed.version, node: Some(node), reason: None }],
-            });
+            self.place(task, node, &needs, plan);
         }
+    }
+
+    /// Puts a task on a node.
+    fn place(&mut self, task: &Task, node: NodeId, needs: &Arc<Needs>, plan: &mut Plan) {
+        let share = Share { node, service: task.service_id, is_wanted: true, needs: needs.clone() };
+        self.nodes.occupy(&share);
+        self.in_flight.propose(task.id, Some(task.placed.version), Some(share));
+        plan.propose(AtomicGroup {
+            preconditions: vec![
+                Precondition::NodeTakesTasks(node),
+                Precondition::IntentIs(task.id, task.intent.version),
+            ],
+            changes: vec![Change::Place { task: task.id, expect: task.placed.version, node: Some(node), reason: None }],
+        });
+    }
+
+    /// Tasks of a global service: each goes to the node of its slot, or waits for it.
+    fn place_bound(&mut self, view: &State, group: GroupKey, needs: &Arc<Needs>, now: ClusterTime, plan: &mut Plan) {
+        let Some(pending) = self.pending.get(&group) else { return };
+        let waiting: Vec<TaskId> = pending.tasks.iter().filter(|id| !self.in_flight.contains(id)).copied().collect();
+        for task in waiting.into_iter().filter_map(|id| view.task(id)) {
+            if plan.changes.len() >= PLAN_MAX {
+                self.dirty.insert(group);
+                plan.wake(now);
+                return;
+            }
+            let Slot::Node(node) = task.slot else { continue };
+            if task.state() != TaskState::Pending {
+                continue;
+            }
+            let info = self.nodes.get(node).ok_or(filter::Filter::Ready);
+            match info.and_then(|info| filter::room(info, needs, group.0)) {
+                Ok(_) => self.place(task, node, needs, plan),
+                Err(rejection) => {
+                    let reason = filter::explain(std::iter::once(rejection));
+                    if task.placed.reason.as_ref() != Some(&reason) {
+                        self.tell(task, reason, plan);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says why a task waits.
+    fn tell(&mut self, task: &Task, reason: String, plan: &mut Plan) {
+        self.in_flight.propose(task.id, Some(task.placed.version), None);
+        plan.propose(AtomicGroup::of(Change::Place {
+            task: task.id,
+            expect: task.placed.version,
+            node: None,
+            reason: Some(reason),
+        }));
     }
 
     fn rank(&self, group: GroupKey, needs: &Needs, now: ClusterTime) -> Tree {
@@ -264,17 +310,13 @@ impl Scheduler {
                 plan.wake(now);
                 break;
             }
-            pending.untold.remove(&id);
+            if let Some(pending) = self.pending.get_mut(&group) {
+                pending.untold.remove(&id);
+            }
             let Some(task) = view.task(id).filter(|task| task.placed.reason.as_ref() != Some(&reason)) else {
                 continue;
             };
-            self.in_flight.propose(id, Some(task.placed.version), None);
-            plan.propose(AtomicGroup::of(Change::Place {
-                task: id,
-                expect: task.placed.version,
-                node: None,
-                reason: Some(reason.clone()),
-            }));
+            self.tell(task, reason.clone(), plan);
         }
         plan.notes.push(format!("tasks of service {} wait: {reason}", group.0));
     }

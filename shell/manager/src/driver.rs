@@ -45,7 +45,7 @@ pub(crate) type Loop = Box<dyn ControlLoop + Send>;
 /// The control loops of a leader, without memory.
 pub(crate) fn control_loops() -> Vec<Loop> {
     vec![
-        Box::new(skep_orchestrator::Replicated::default()),
+        Box::new(skep_orchestrator::Orchestrator::default()),
         Box::new(skep_allocator::Allocator::default()),
         Box::new(skep_scheduler::Scheduler::default()),
     ]

@@ -9,7 +9,7 @@ use skep_allocator::Allocator;
 use skep_control::ControlLoop;
 use skep_dispatcher::{AssignmentsMessage, Dispatcher, Output};
 use skep_model::SessionId;
-use skep_orchestrator::Replicated;
+use skep_orchestrator::Orchestrator;
 use skep_scheduler::Scheduler;
 use skep_store::{Change, Event, State};
 
@@ -40,7 +40,7 @@ pub(crate) struct Leader {
 
 fn fresh_loop(which: usize) -> Box<dyn ControlLoop> {
     match which {
-        0 => Box::new(Replicated::default()),
+        0 => Box::new(Orchestrator::default()),
         1 => Box::new(Allocator::default()),
         _ => Box::new(Scheduler::default()),
     }

@@ -33,7 +33,7 @@ const INVARIANTS: [(&str, Check); 14] = [
     ("no revision is kept without use", revisions_are_used),
     ("service names are unique", names_are_unique),
     ("what a task went through is complete", tasks_are_complete),
-    ("one wanted task in a slot", slots_are_unique),
+    ("one wanted task of a revision in a slot, two of two", slots_are_unique),
     ("a task waits only for one of its slot", waiting_is_within_a_slot),
     ("live tasks are on known nodes", nodes_are_known),
     ("no node is promised more than it has", nodes_are_not_overbooked),
@@ -178,12 +178,21 @@ fn tasks_are_complete(state: &State, found: &mut Vec<String>) {
     }
 }
 
-/// Source: control plane reference §2.3; while a replacement waits the old task is not wanted any more.
+/// Source: control plane reference §2.3; while a replacement waits the old task is not wanted any more. Only an update that
+/// starts the new task first (§3.6) wants two: one of each revision.
 fn slots_are_unique(state: &State, found: &mut Vec<String>) {
-    let mut slots: BTreeMap<(ServiceId, Slot), TaskId> = BTreeMap::new();
+    let mut slots: BTreeMap<(ServiceId, Slot), Vec<&Task>> = BTreeMap::new();
     for task in state.tasks().filter(|task| task.intent.desired.wants_alive()) {
-        if let Some(other) = slots.insert((task.service_id, task.slot), task.id) {
-            found.push(format!("tasks {other} and {} in slot {} of service {}", task.id, task.slot, task.service_id));
+        slots.entry((task.service_id, task.slot)).or_default().push(task);
+    }
+    for ((service, slot), tasks) in slots {
+        let revisions: BTreeSet<SpecVersion> = tasks.iter().map(|task| task.spec_version).collect();
+        if tasks.len() > 2 || revisions.len() < tasks.len() {
+            let ids: Vec<_> = tasks.iter().map(|task| task.id).collect();
+            found.push(format!("tasks {ids:?} in slot {slot} of service {service}"));
+        }
+        if tasks.iter().any(|task| matches!(slot, Slot::Node(node) if task.placed.node.is_some_and(|on| on != node))) {
+            found.push(format!("a task of slot {slot} of service {service} is on another node"));
         }
     }
 }
