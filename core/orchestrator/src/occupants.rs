@@ -142,7 +142,7 @@ impl Orchestrator {
         env: &mut Env,
         plan: &mut Plan,
     ) {
-        let is_needed = old.state() == TaskState::Running && !restart::must_go(view, old);
+        let is_needed = serves(view, old);
         if !is_needed || (new.state() == TaskState::Running && !restart::must_go(view, new)) {
             self.shut(key, [old], plan);
         } else if restart::must_go(view, new) && update::is_paused(service) {
@@ -189,13 +189,18 @@ impl Orchestrator {
 
     fn reap(&mut self, view: &State, key: SlotKey, service: &Service, tasks: &[Arc<Task>], plan: &mut Plan) {
         let limit = reaper::limit(view.cluster().map(AsRef::as_ref), service);
-        let surplus = reaper::surplus(tasks, limit, |task| update::watches(service, task));
+        let surplus = reaper::surplus(tasks, limit, |task| update::needs(view, service, tasks, task));
         for task in tasks.iter().filter(|task| reaper::is_due(task) || surplus.contains(&task.id)) {
             if !self.in_flight.contains(&task.id) {
                 self.propose(plan, key, &[(task.id, Some(task))], Change::DeleteTask(task.id).into());
             }
         }
     }
+}
+
+/// True for a task that runs or comes to run: an update that starts the new task first keeps it meanwhile.
+pub(crate) fn serves(view: &State, task: &Task) -> bool {
+    task.intent.desired == DesiredState::Running && !restart::must_go(view, task)
 }
 
 pub(crate) fn set_intent(task: &Task, desired: DesiredState) -> Change {

@@ -18,7 +18,7 @@ use skep_model::{
 use skep_store::{AtomicGroup, Change, NewTask, Precondition, State};
 
 use crate::global::{self, Standing};
-use crate::occupants::set_intent;
+use crate::occupants::{serves, set_intent};
 use crate::orchestrator::{Orchestrator, PLAN_MAX, Timed, node_of};
 use crate::restart;
 use crate::slots::SlotKey;
@@ -43,6 +43,13 @@ pub(crate) fn is_paused(service: &Service) -> bool {
 /// True for a task that the service's running or last update made.
 fn made(service: &Service, task: &Task) -> bool {
     task.by_update && task.spec_version == service.spec_version && task.created.cluster >= service.update_since
+}
+
+/// True for a task that history must not lose: a running update counts it, or it says that the update had its turn in this
+/// slot, where an outdated task stayed.
+pub(crate) fn needs(view: &State, service: &Service, slot: &[Arc<Task>], task: &Task) -> bool {
+    let is_outdated = |task: &Arc<Task>| task.intent.desired.wants_alive() && !view.is_up_to_date(task);
+    made(service, task) && (is_running(service) || slot.iter().any(is_outdated))
 }
 
 /// True for a task that a running update made: what became of it counts.
@@ -207,7 +214,8 @@ impl Orchestrator {
         let mut progress = Progress::default();
         for (slot, entry) in self.index.service(service.id).into_iter().flat_map(|slots| &slots.slots) {
             let key = (service.id, *slot);
-            if node_of(*slot).is_some_and(|node| global::standing(view, service, node) != Standing::Open) {
+            let standing = node_of(*slot).map_or(Standing::Open, |node| global::standing(view, service, node));
+            if matches!(standing, Standing::Closed | Standing::Gone) {
                 continue;
             }
             if entry.in_flight > 0 {
@@ -215,6 +223,9 @@ impl Orchestrator {
                 continue;
             }
             progress.add(view, service, config, *slot, &self.tasks_of(view, key), now);
+            if standing == Standing::Frozen {
+                progress.outdated.retain(|(_, outdated)| outdated != slot);
+            }
         }
         progress
     }
@@ -251,8 +262,8 @@ impl Orchestrator {
     ) {
         let tasks = self.tasks_of(view, key);
         let wanted: Vec<_> = tasks.iter().filter(|task| task.intent.desired.wants_alive()).collect();
-        let serves = |task: &Task| task.state() == TaskState::Running && !restart::must_go(view, task);
-        let kept = wanted.iter().find(|task| order == UpdateOrder::StartFirst && serves(task)).map(|task| task.id);
+        let keeps = |task: &&&Arc<Task>| order == UpdateOrder::StartFirst && serves(view, task);
+        let kept = wanted.iter().filter(keeps).max_by_key(|task| (task.state(), task.id)).map(|task| task.id);
         let ends = |task: &&&Arc<Task>| task.placed.node.is_some() && !restart::is_gone(view, task);
         let start_after = match kept {
             Some(_) => None,

@@ -1,10 +1,14 @@
 //! The end of a run: everything is healed, and within a bounded time the cluster must be what its users asked for.
 
+use std::collections::BTreeSet;
+
 use skep_admission::Request;
 use skep_model::constraint;
 use skep_model::{
-    Availability, Node, NodeState, Platform, PublishMode, RestartCondition, Service, Slot, Task, TaskState,
+    Availability, Node, NodeId, NodeState, Platform, PublishMode, RestartCondition, Service, ServiceMode, ServiceSpec,
+    Slot, Task, TaskState,
 };
+use skep_store::fulfils;
 
 use crate::node::Container;
 use crate::sim::{SECOND, Sim};
@@ -60,7 +64,7 @@ impl Sim {
             self.set_availability(node, Availability::Active);
         }
         let restless: Vec<_> =
-            self.state.services().filter(|service| never_rests(service)).map(|service| service.id).collect();
+            self.state.services().filter(|service| self.never_rests(service)).map(|service| service.id).collect();
         for service in restless {
             self.request(Request::RemoveService(service));
         }
@@ -96,31 +100,57 @@ impl Sim {
     }
 
     fn service_problems(&self, service: &Service, problems: &mut Vec<String>) {
-        if never_rests(service) {
+        if self.never_rests(service) {
             problems.push(format!("service {} never rests", service.spec.name));
             return;
         }
         let tasks: Vec<_> = self.state.tasks_of_service(service.id).collect();
         let mut filled = 0;
-        let slots: std::collections::BTreeSet<Slot> = tasks.iter().map(|task| task.slot).collect();
+        let mut slots: BTreeSet<Slot> = tasks.iter().map(|task| task.slot).collect();
+        if service.spec.mode == ServiceMode::Global {
+            slots.retain(|slot| !matches!(slot, Slot::Node(node) if !self.is_eligible(service, *node)));
+        }
+        let update = service.update.as_ref().map(|update| update.state);
         for slot in slots {
             let in_slot = || tasks.iter().filter(|task| task.slot == slot);
-            let live = in_slot().find(|task| task.intent.desired.wants_alive());
-            match live {
-                Some(task) if task.state() == TaskState::Running => filled += 1,
-                Some(task) if self.may_wait(service, task) => filled += 1,
-                Some(task) => problems.push(format!(
-                    "task {} of service {} is {} and wanted {:?}: {:?} {:?}",
-                    task.id,
-                    service.spec.name,
-                    task.state().name(),
-                    task.intent,
-                    task.attachment.reason,
-                    task.placed.reason
-                )),
-                // Held by its last task, whose policy forbids another.
-                None if can_hold(service) => filled += 1,
-                None => problems.push(format!("slot {slot} of service {} is dead", service.spec.name)),
+            let live = || in_slot().filter(|task| task.intent.desired.wants_alive());
+            let mut is_filled = false;
+            for task in live() {
+                let waits = self.may_wait(service, task);
+                is_filled |= waits || task.state() == TaskState::Running;
+                if !waits && task.state() != TaskState::Running {
+                    problems.push(format!(
+                        "task {} of service {} is {} and wanted {:?}: {:?} {:?}",
+                        task.id,
+                        service.spec.name,
+                        task.state().name(),
+                        task.intent,
+                        task.attachment.reason,
+                        task.placed.reason
+                    ));
+                }
+            }
+            // It may be held by its last task, whose policy forbids another.
+            if is_filled || (live().next().is_none() && can_hold(service)) {
+                filled += 1;
+            } else {
+                problems.push(format!("slot {slot} of service {} is dead", service.spec.name));
+            }
+            if live().count() > 1 && !live().any(|task| self.may_wait(service, task)) {
+                problems.push(format!("slot {slot} of service {} has two tasks that run", service.spec.name));
+            }
+            let has_failed = in_slot().any(|task| task.by_update && task.spec_version == service.spec_version);
+            let is_settled = update.is_none_or(|state| !state.is_running() && !state.is_paused());
+            if is_settled
+                && !has_failed
+                && live().next().is_some()
+                && !live().any(|task| self.state.is_up_to_date(task))
+            {
+                problems.push(format!("slot {slot} of service {} is outdated", service.spec.name));
+            }
+            let keeps = in_slot().any(|task| task.by_update) && live().any(|task| !self.state.is_up_to_date(task));
+            if keeps || update.is_some_and(skep_model::UpdateState::is_running) {
+                continue; // what it counts is kept
             }
             let limit =
                 self.state.cluster().map_or(5, |cluster| cluster.spec.orchestration.task_history_retention_limit);
@@ -131,16 +161,33 @@ impl Sim {
                 problems.push(format!("slot {slot} of service {} keeps {count} tasks", service.spec.name));
             }
         }
-        if filled != service.replicas {
-            problems.push(format!("service {} has {filled} of {} tasks", service.spec.name, service.replicas));
+        let nodes = self.state.nodes().filter(|node| self.is_eligible(service, node.id)).count() as u64;
+        let wanted = if service.spec.mode == ServiceMode::Global { nodes } else { service.replicas };
+        if filled != wanted {
+            problems.push(format!("service {} has {filled} of {wanted} tasks", service.spec.name));
         }
+        let waits = tasks.iter().any(|task| task.intent.desired.wants_alive() && self.may_wait(service, task));
+        if update.is_some_and(skep_model::UpdateState::is_running) && !waits {
+            problems.push(format!("the update of service {} does not end", service.spec.name));
+        }
+    }
+
+    /// True when a global service shall have a task on a node.
+    fn is_eligible(&self, service: &Service, node: NodeId) -> bool {
+        self.state.node(node).is_some_and(|node| fulfils(node, &service.spec.task.placement))
+    }
+
+    /// True when tasks of a service end again and again and are replaced for ever.
+    fn never_rests(&self, service: &Service) -> bool {
+        let live = self.state.tasks_of_service(service.id).filter(|task| task.intent.desired.wants_alive());
+        live.map(|task| self.state.spec_of(task)).chain([&service.spec]).any(|spec| is_restless(spec))
     }
 
     /// True when a task waits for a good reason, and says so.
     fn may_wait(&self, service: &Service, task: &Task) -> bool {
         match task.state() {
             TaskState::New => {
-                let is_conflict = service.spec.ports().iter().any(|port| {
+                let is_conflict = self.state.spec_of(task).ports().iter().any(|port| {
                     port.mode == PublishMode::Ingress
                         && port.published_port != 0
                         && self.state.services().any(|other| {
@@ -154,7 +201,9 @@ impl Sim {
                 is_conflict && task.attachment.reason.is_some()
             }
             TaskState::Pending => {
-                task.placed.reason.is_some() && !self.state.nodes().any(|node| self.fits(service, task, node))
+                let is_open = |node: &Node| !matches!(task.slot, Slot::Node(own) if own != node.id);
+                let mut nodes = self.state.nodes().filter(|node| is_open(node));
+                task.placed.reason.is_some() && !nodes.any(|node| self.fits(service, task, node))
             }
             _ => false,
         }
@@ -208,10 +257,10 @@ impl Sim {
     }
 }
 
-/// True when a service's tasks end again and again and are replaced for ever.
-fn never_rests(service: &Service) -> bool {
-    let policy = service.spec.task.restart_policy();
-    let image = &service.spec.task.container.image;
+/// True when tasks of a spec end again and again and are replaced for ever.
+fn is_restless(spec: &ServiceSpec) -> bool {
+    let policy = spec.task.restart_policy();
+    let image = &spec.task.container.image;
     let ends_well = image == "exit:0";
     let is_replaced = match policy.condition {
         RestartCondition::None => false,

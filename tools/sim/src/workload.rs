@@ -1,7 +1,12 @@
 //! What users do.
 
+use std::time::Duration;
+
 use skep_admission::Request;
-use skep_model::{Availability, NodeState, PublishMode, RestartCondition, Service, ServiceDefinition};
+use skep_model::{
+    Availability, FailureAction, NodeState, PublishMode, RestartCondition, Service, ServiceDefinition, ServiceMode,
+    ServiceSpec, UpdateConfig, UpdateOrder,
+};
 use skep_testkit::{AService, a_service};
 
 use crate::sim::{Sim, millis};
@@ -9,11 +14,14 @@ use crate::sim::{Sim, millis};
 impl Sim {
     pub(crate) fn user_acts(&mut self) {
         match self.rng.below(100) {
-            0..35 => self.create_service(),
-            35..60 => self.scale_service(),
-            60..72 => self.remove_service(),
-            72..78 => self.label_service(),
-            78..94 => self.change_availability(),
+            0..28 => self.create_service(),
+            28..42 => self.scale_service(),
+            42..50 => self.remove_service(),
+            50..54 => self.label_service(),
+            54..72 => self.update_service(),
+            72..78 => self.roll_back_service(),
+            78..92 => self.change_availability(),
+            92..94 => self.label_node(),
             94..97 => self.change_history_limit(),
             _ => self.remove_node(),
         }
@@ -25,13 +33,74 @@ impl Sim {
         }
         self.services_made += 1;
         let service = self.random_service(&format!("s{}", self.services_made));
-        let definition = ServiceDefinition { replicas: self.rng.below(7), ..service.definition() };
+        let replicas = if service.spec.mode == ServiceMode::Replicated { self.rng.below(7) } else { 0 };
+        let definition = ServiceDefinition { replicas, ..service.definition() };
         self.request(Request::CreateService(definition));
     }
 
+    fn one_of<T: Copy, const N: usize>(&mut self, choices: [T; N]) -> T {
+        choices[usize::try_from(self.rng.below(N as u64)).unwrap_or(0)]
+    }
+
+    fn random_image(&mut self) -> &'static str {
+        self.one_of(["serve:1", "serve:1", "serve:1", "serve:2", "exit:0", "exit:1", "missing:1"])
+    }
+
+    fn random_update_config(&mut self) -> Option<UpdateConfig> {
+        let ratio = self.one_of([0.0, 0.0, 0.3, 1.0]);
+        self.chance(75).then(|| UpdateConfig {
+            parallelism: self.rng.below(4),
+            delay: millis(self.one_of([0, 0, 500, 3000])),
+            failure_action: self.one_of([FailureAction::Pause, FailureAction::Continue, FailureAction::Rollback]),
+            monitor: self.one_of([None, Some(Duration::from_secs(1)), Some(Duration::from_secs(8))]),
+            max_failure_ratio: ratio,
+            order: self.one_of([UpdateOrder::StopFirst, UpdateOrder::StartFirst]),
+        })
+    }
+
+    /// Another version of a service's software, perhaps with other ways to roll it out.
+    fn update_service(&mut self) {
+        let Some(service) = self.any_service() else { return };
+        let mut spec: ServiceSpec = (*service.spec).clone();
+        match self.rng.below(10) {
+            0..5 => self.random_image().clone_into(&mut spec.task.container.image),
+            5..8 => spec.task.force_update += 1,
+            8 => {
+                let text = self.one_of(["node.labels.zone==a", "node.labels.zone!=a", "node.role==worker"]);
+                spec.task.placement.constraints = vec![text.to_owned()];
+            }
+            _ => {
+                let port = 8080 + u16::try_from(self.rng.below(3)).unwrap_or(0);
+                spec.endpoint = a_service("x").port(port, PublishMode::Ingress).spec.endpoint;
+            }
+        }
+        if self.chance(50) {
+            spec.update = self.random_update_config();
+            spec.rollback = self.random_update_config();
+        }
+        let replicas = if self.chance(80) { service.replicas } else { self.rng.below(8) };
+        let replicas = if spec.mode == ServiceMode::Replicated { replicas } else { 0 };
+        let definition = ServiceDefinition { spec: spec.into(), replicas };
+        self.request(Request::UpdateService { service: service.id, version: service.meta.version, definition });
+    }
+
+    fn roll_back_service(&mut self) {
+        if let Some(service) = self.any_service() {
+            self.request(Request::RollbackService { service: service.id, version: service.meta.version });
+        }
+    }
+
+    fn label_node(&mut self) {
+        let which = self.any_node();
+        let zone = self.one_of(["a", "b"]);
+        let Some(node) = self.state.node(self.nodes[which].id).cloned() else { return };
+        let mut spec = node.spec.clone();
+        spec.labels.insert("zone".to_owned(), zone.to_owned());
+        self.request(Request::UpdateNode { node: node.id, version: node.meta.version, spec });
+    }
+
     fn random_service(&mut self, name: &str) -> AService {
-        let image = ["serve:1", "serve:1", "serve:1", "serve:1", "exit:0", "exit:1", "missing:1"]
-            [usize::try_from(self.rng.below(7)).unwrap_or(0)];
+        let image = self.random_image();
         let condition =
             [RestartCondition::Any, RestartCondition::Any, RestartCondition::OnFailure, RestartCondition::None]
                 [usize::try_from(self.rng.below(4)).unwrap_or(0)];
@@ -39,6 +108,11 @@ impl Sim {
         let mut service = a_service(name)
             .restart(condition, millis(delay))
             .spec(|spec| image.clone_into(&mut spec.task.container.image));
+        service.spec.update = self.random_update_config();
+        service.spec.rollback = self.random_update_config();
+        if self.chance(20) {
+            service = service.mode(ServiceMode::Global);
+        }
         if self.chance(25) {
             let window = if self.chance(50) { 0 } else { 20_000 };
             let attempts = 1 + self.rng.below(3);
@@ -80,7 +154,7 @@ impl Sim {
 
     fn scale_service(&mut self) {
         let replicas = self.rng.below(8);
-        if let Some(service) = self.any_service() {
+        if let Some(service) = self.any_service().filter(|service| service.spec.mode == ServiceMode::Replicated) {
             let definition = ServiceDefinition { replicas, ..service.definition() };
             let request = Request::UpdateService { service: service.id, version: service.meta.version, definition };
             self.request(request);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use skep_admission::Request;
 use skep_model::ServiceId;
-use skep_store::State;
+use skep_store::{Event, State};
 
 use super::Commit;
 
@@ -46,7 +46,17 @@ impl History {
     }
 }
 
-pub(super) fn check(commit: &Commit<'_>, history: &History, found: &mut Vec<String>) {
+pub(super) fn check(commit: &Commit<'_>, history: &mut History, found: &mut Vec<String>) {
+    for event in commit.events {
+        // The orchestrator may return to what the user asked for before.
+        if let Event::Service(Some(before), Some(after)) = event
+            && after.update.as_ref().is_some_and(|update| update.message.starts_with("update rolled back"))
+            && before.previous.as_ref().is_some_and(|previous| Some(previous.replicas) == Some(after.replicas))
+            && after.previous.is_none()
+        {
+            history.replicas.insert(after.id, after.replicas);
+        }
+    }
     let stored: BTreeMap<_, _> = commit.after.services().map(|service| (service.id, service.replicas)).collect();
     if stored != history.replicas {
         found.push(format!("users were told {:?}, stored is {stored:?}", history.replicas));

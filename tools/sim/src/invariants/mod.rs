@@ -6,7 +6,10 @@ mod deleted_when_ended;
 mod forward_only;
 mod held_back;
 mod node_once;
+mod parallelism;
+mod paused;
 mod sound;
+mod start_first;
 mod starts_once;
 
 use skep_store::{Event, State};
@@ -31,7 +34,10 @@ pub(crate) fn check(commit: &Commit<'_>, history: &mut History, found: &mut Vec<
     forward_only::check(commit, found);
     held_back::check(commit, found);
     node_once::check(commit, found);
+    parallelism::check(commit, found);
+    paused::check(commit, found);
     sound::check(commit, found);
+    start_first::check(commit, found);
 }
 
 pub(crate) use starts_once::check as check_starts;
