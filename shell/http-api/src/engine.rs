@@ -3,6 +3,7 @@
 mod adapter;
 mod by_hand;
 mod inspect;
+mod networks;
 mod observe;
 mod volumes;
 
@@ -15,11 +16,10 @@ use std::pin::Pin;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use skep_api_types::{
-    ContainerInspect, ExecConfig, ExecInspect, ImageDelete, ImageHistory, ImageInspect, NetworkResource,
-};
+use skep_api_types::{ContainerInspect, ExecConfig, ExecInspect, ImageDelete, ImageHistory, ImageInspect};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use networks::{EndpointWish, NetworkWish, Networks};
 pub(crate) use volumes::is_anonymous;
 pub use volumes::{VolumeFilter, Volumes};
 
@@ -30,7 +30,7 @@ pub type Archive = Pin<Box<dyn AsyncRead + Send>>;
 
 /// One machine's containers, images and networks. Names of containers may be ids, names or unambiguous id prefixes.
 #[async_trait]
-pub trait Engine: ByHand + Observe + Volumes {
+pub trait Engine: ByHand + Observe + Volumes + Networks {
     /// What this machine is and has.
     async fn facts(&self) -> EngineFacts;
 
@@ -71,9 +71,6 @@ pub trait Engine: ByHand + Observe + Volumes {
     async fn load(&self, archive: Archive) -> Result<Vec<String>, EngineError>;
     /// Makes an image of a root file system; gives its id.
     async fn import(&self, archive: Archive, import: ImageImport) -> Result<String, EngineError>;
-
-    /// Networks of this machine.
-    fn networks(&self) -> Vec<NetworkResource>;
 }
 
 /// What this machine is and has.
@@ -173,6 +170,8 @@ pub enum ErrorKind {
     Conflict,
     /// The input is wrong.
     Invalid,
+    /// It is not allowed.
+    Forbidden,
     /// It is so already.
     NotModified,
     /// A program could not be started, which its exit code tells, too.

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part of it; tests may unwrap")]
 
 pub(crate) mod by_hand;
+mod networks;
 mod observe;
 pub(crate) mod shape;
 pub(crate) mod volumes;
@@ -20,7 +21,7 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use skep_api_types::{
     ContainerConfig, ContainerInspect, ContainerState, EndpointSettings, ExecConfig, ExecInspect, HostConfig,
-    ImageConfig, ImageDelete, ImageHistory, ImageInspect, NetworkResource, NetworkSettings, RootFs, Timestamp,
+    ImageConfig, ImageDelete, ImageHistory, ImageInspect, NetworkSettings, RootFs, Timestamp,
 };
 use skep_http_api::*;
 use skep_model::{
@@ -45,6 +46,8 @@ pub(crate) enum Call {
     Remove(ServiceId),
     UpdateNode(NodeId, Version, NodeSpec),
     RemoveNode(NodeId, bool),
+    CreateNetwork(Box<skep_model::NetworkSpec>),
+    RemoveNetwork(skep_model::NetworkId),
     Logs(LogSelector, LogOptions),
 }
 
@@ -361,9 +364,6 @@ impl Engine for FakeEngine {
         self.load(archive).await?;
         self.did(format!("import {import:?}"))?;
         Ok("sha256:00".to_owned())
-    }
-    fn networks(&self) -> Vec<NetworkResource> {
-        vec![NetworkResource { name: "skep0".to_owned(), id: "5".repeat(64), ..NetworkResource::default() }]
     }
 }
 
