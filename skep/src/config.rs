@@ -27,6 +27,9 @@ pub(crate) struct DaemonFlags {
     /// The cgroup below which containers get theirs [default: /skep]
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
+    /// A registry (HOST or HOST:PORT) that may do without TLS; may be given several times. Those on loopback always may
+    #[arg(long = "insecure-registry", value_name = "REGISTRY")]
+    pub(crate) insecure_registries: Vec<String>,
     /// error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
@@ -42,6 +45,7 @@ struct File {
     exec_root: Option<PathBuf>,
     hosts: Option<Vec<String>>,
     cgroup_parent: Option<String>,
+    insecure_registries: Option<Vec<String>>,
     log_level: Option<String>,
 }
 
@@ -52,6 +56,7 @@ pub(crate) struct Config {
     pub(crate) exec_root: PathBuf,
     pub(crate) hosts: Vec<Host>,
     pub(crate) cgroup_parent: String,
+    pub(crate) insecure_registries: Vec<String>,
     pub(crate) log_level: String,
 }
 
@@ -76,12 +81,16 @@ impl Config {
         let hosts = choose("hosts", hosts_flag, file.hosts)?
             .unwrap_or_else(|| vec![format!("unix://{}/skep.sock", exec_root.display())]);
         let cgroup_parent = choose("cgroup-parent", flags.cgroup_parent, file.cgroup_parent)?;
+        let insecure_flag = (!flags.insecure_registries.is_empty()).then_some(flags.insecure_registries);
+        let insecure_registries =
+            choose("insecure-registries", insecure_flag, file.insecure_registries)?.unwrap_or_default();
         let log_level = choose("log-level", flags.log_level, file.log_level)?;
         let config = Self {
             data_root: data_root.unwrap_or(DATA_ROOT_DEFAULT.into()),
             exec_root,
             hosts: hosts.iter().map(|host| parse_host(host)).collect::<anyhow::Result<_>>()?,
             cgroup_parent: cgroup_parent.unwrap_or(CGROUP_PARENT_DEFAULT.into()),
+            insecure_registries,
             log_level: log_level.unwrap_or("info".into()),
         };
         config.check()?;

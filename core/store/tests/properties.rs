@@ -118,8 +118,6 @@ impl Blueprint {
                 expect: group_version(task.map(|task| task.attachment.version)),
                 done: true,
                 ports: Vec::new(),
-                networks: Vec::new(),
-                virtual_ips: Vec::new(),
                 reason: None,
             },
             10 => Change::Place {
@@ -178,7 +176,6 @@ fn parts_of(state: &State) -> Parts {
         tasks: state.tasks().map(|task| (**task).clone()).collect(),
         secrets: state.secrets().map(|secret| (**secret).clone()).collect(),
         configs: state.configs().map(|config| (**config).clone()).collect(),
-        networks: state.networks().map(|network| (**network).clone()).collect(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use skep_image::{ContainerUse, Image, ImageId, ImageStore};
+use skep_image::{ContainerUse, Image, ImageId, ImageStore, Registries, RegistryConfig};
 use skep_model::{Platform, TaskId};
 use skep_network::Network;
 use tokio::sync::Semaphore;
@@ -24,6 +24,7 @@ use crate::logs::{LogOptions, LogReader};
 use crate::publish::Publisher;
 use crate::sweep;
 use crate::table::Table;
+use crate::task_image::TaskPulls;
 use crate::view::ContainerView;
 use crate::volumes::Volumes;
 use crate::{etc_files, info};
@@ -50,6 +51,10 @@ pub struct EngineConfig {
     pub bridge_name: String,
     /// Addresses of containers; a free default when `None`.
     pub subnet: Option<skep_network::Subnet>,
+    /// How registries are spoken to.
+    pub registries: RegistryConfig,
+    /// An image that is here is never asked for at a registry on behalf of a task.
+    pub prefer_local_images: bool,
 }
 
 impl EngineConfig {
@@ -64,6 +69,8 @@ impl EngineConfig {
             starts: 2 * std::thread::available_parallelism().map_or(1, usize::from),
             bridge_name: "skep0".to_owned(),
             subnet: None,
+            registries: RegistryConfig::default(),
+            prefer_local_images: false,
         }
     }
 }
@@ -81,6 +88,8 @@ pub(crate) struct Inner {
     pub(crate) layout: Layout,
     pub(crate) images: ImageStore,
     pub(crate) volumes: Volumes,
+    pub(crate) registries: Registries,
+    pub(crate) task_pulls: TaskPulls,
     pub(crate) network: Arc<Network>,
     pub(crate) publisher: Publisher,
     pub(crate) table: Table,
@@ -127,6 +136,8 @@ impl Engine {
             publisher: Publisher::new(opened.network.clone()),
             starts: Semaphore::new(opened.config.starts.max(1)),
             removals: Semaphore::new(REMOVALS),
+            registries: Registries::new(opened.images.clone(), opened.config.registries.clone()),
+            task_pulls: TaskPulls::default(),
             config: opened.config,
             layout: opened.layout,
             images: opened.images,
@@ -278,17 +289,6 @@ impl Engine {
         self.inner.table.all().iter().filter(|container| container.record.image_id == id).count()
     }
 
-    /// Removes a name of an image, or the image, unless a container uses it.
-    ///
-    /// # Errors
-    /// With Docker's texts.
-    pub async fn remove_image(&self, name: String, force: bool) -> Result<Vec<ImageRemoval>> {
-        let inner = self.inner.clone();
-        let remove = move || inner.images.remove(&name, force, |image| inner.user_of(image));
-        let removed = tokio::task::spawn_blocking(remove).await.map_err(|_| EngineError::Closing)?;
-        Ok(removed?)
-    }
-
     /// An image by reference, id or id prefix.
     ///
     /// # Errors
@@ -318,7 +318,7 @@ impl Engine {
 
 impl Inner {
     /// A container that uses the image, a running one first.
-    fn user_of(&self, image: &ImageId) -> Option<ContainerUse> {
+    pub(crate) fn user_of(&self, image: &ImageId) -> Option<ContainerUse> {
         let id = image.to_string();
         let users = self.table.all();
         let mut users = users.iter().filter(|container| container.record.image_id == id);

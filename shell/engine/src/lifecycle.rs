@@ -43,6 +43,7 @@ impl Inner {
         if let Some(container) = self.table.of_task(assignment.task_id) {
             return Ok(container);
         }
+        self.bring_image(&assignment, cancel).await?;
         let cancel = cancel.clone();
         self.blocking(move |inner| inner.make(&assignment, &cancel)).await
     }

@@ -2,11 +2,12 @@
 
 mod adapter;
 mod by_hand;
+mod images;
 mod inspect;
-mod networks;
 mod observe;
 mod volumes;
 
+pub use images::{ArchiveBytes, ImagePrune, ImagePull, Images, ProgressLines};
 pub use observe::Observe;
 
 pub use by_hand::ByHand;
@@ -16,10 +17,9 @@ use std::pin::Pin;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use skep_api_types::{ContainerInspect, ExecConfig, ExecInspect, ImageDelete, ImageHistory, ImageInspect};
+use skep_api_types::{ContainerInspect, ExecConfig, ExecInspect, NetworkResource};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use networks::{EndpointWish, NetworkWish, Networks};
 pub(crate) use volumes::is_anonymous;
 pub use volumes::{VolumeFilter, Volumes};
 
@@ -30,7 +30,7 @@ pub type Archive = Pin<Box<dyn AsyncRead + Send>>;
 
 /// One machine's containers, images and networks. Names of containers may be ids, names or unambiguous id prefixes.
 #[async_trait]
-pub trait Engine: ByHand + Observe + Volumes + Networks {
+pub trait Engine: ByHand + Images + Observe + Volumes {
     /// What this machine is and has.
     async fn facts(&self) -> EngineFacts;
 
@@ -57,20 +57,8 @@ pub trait Engine: ByHand + Observe + Volumes + Networks {
     /// How it goes.
     fn exec_inspect(&self, exec: &str) -> Result<ExecInspect, EngineError>;
 
-    /// All images, newest first.
-    async fn images(&self) -> Vec<ImageInspect>;
-    /// One image.
-    async fn image(&self, name: &str) -> Result<ImageInspect, EngineError>;
-    /// How it was made, newest step first.
-    async fn image_history(&self, name: &str) -> Result<Vec<ImageHistory>, EngineError>;
-    /// Gives an image another name.
-    async fn tag(&self, name: &str, repository: &str, tag: &str) -> Result<(), EngineError>;
-    /// Removes a name or an image.
-    async fn remove_image(&self, name: &str, force: bool) -> Result<Vec<ImageDelete>, EngineError>;
-    /// Takes in the images of an archive; gives a line for each.
-    async fn load(&self, archive: Archive) -> Result<Vec<String>, EngineError>;
-    /// Makes an image of a root file system; gives its id.
-    async fn import(&self, archive: Archive, import: ImageImport) -> Result<String, EngineError>;
+    /// Networks of this machine.
+    fn networks(&self) -> Vec<NetworkResource>;
 }
 
 /// What this machine is and has.
@@ -170,7 +158,9 @@ pub enum ErrorKind {
     Conflict,
     /// The input is wrong.
     Invalid,
-    /// It is not allowed.
+    /// A registry does not know who asks.
+    Unauthorized,
+    /// A registry refuses who asks.
     Forbidden,
     /// It is so already.
     NotModified,

@@ -24,12 +24,12 @@ mod serve;
 mod transport;
 
 pub use cluster::{
-    Cluster, ClusterError, ClusterNetworks, Code, Created, InitOptions, LocalState, LogLine, LogMessage, LogMessages,
-    LogOptions, LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
+    Cluster, ClusterError, Code, Created, InitOptions, LocalState, LogLine, LogMessage, LogMessages, LogOptions,
+    LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
 };
 pub use engine::{
-    Archive, ByHand, Ended, EndpointWish, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, ImageImport,
-    NetworkWish, Networks, Observe, VolumeFilter, Volumes, WaitCondition,
+    Archive, ArchiveBytes, ByHand, Ended, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, ImageImport,
+    ImagePrune, ImagePull, Images, Observe, ProgressLines, VolumeFilter, Volumes, WaitCondition,
 };
 pub use error::ApiError;
 pub use events::{ClusterEvents, Happening, Happenings};

@@ -225,7 +225,7 @@ async fn images_are_listed_inspected_tagged_loaded_and_removed() {
     assert_eq!(removed.json(), json!([{"Untagged": "a/b:1"}]));
     let request = http::Request::post("/images/load?quiet=1").header("content-type", "application/x-tar");
     let loaded = rig.send(request.body("tar".into()).unwrap()).await;
-    assert_eq!(loaded.json(), json!({"stream": "Loaded image: x:latest\n"}));
+    assert_eq!(loaded.json(), json!({"stream": "Loaded image: x:latest true\n"}));
     assert_eq!(*rig.engine.uploaded.lock().unwrap(), b"tar");
     let changes = encoded(r#"CMD ["sh"]"#);
     let request =
@@ -237,6 +237,55 @@ async fn images_are_listed_inspected_tagged_loaded_and_removed() {
     assert!(calls[2].contains("CMD") && calls[2].contains("USER a"), "{}", calls[2]);
     let missing = rig.get("/images/nosuch/json").await;
     assert_eq!((missing.status.as_u16(), missing.message().as_str()), (404, "No such image: nosuch:latest"));
+}
+
+#[tokio::test]
+async fn images_come_from_registries_and_go_there() {
+    let rig = rig(FakeCluster::outside());
+    let ask = |method: &str, path: &str| {
+        http::Request::builder().method(method).uri(path).header("x-registry-auth", "e30=").body("".into()).unwrap()
+    };
+    let pulled = rig.send(ask("POST", "/images/create?fromImage=r.test:5000/x&tag=1&platform=linux/amd64")).await;
+    assert_eq!((pulled.status, pulled.header("content-type")), (StatusCode::OK, "application/json"));
+    let line = pulled.json()["status"].as_str().unwrap().to_owned();
+    for part in ["r.test:5000/x", "linux/amd64", "e30="] {
+        assert!(line.contains(part), "{line}");
+    }
+    let missing = rig.send(ask("POST", "/images/create?fromImage=nosuch")).await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND);
+    assert!(missing.message().starts_with("manifest for nosuch:latest not found"));
+    let cut = rig.send(ask("POST", "/images/create?fromImage=cut")).await;
+    let lines: Vec<serde_json::Value> = std::str::from_utf8(&cut.body)
+        .unwrap()
+        .split("\r\n")
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    assert_eq!(cut.status, StatusCode::OK);
+    assert_eq!(lines[1], json!({"errorDetail": {"message": "unexpected EOF"}, "error": "unexpected EOF"}));
+
+    let pushed = rig.send(ask("POST", "/images/r.test:5000/x/push?tag=1")).await;
+    assert_eq!(pushed.json()["status"], "push r.test:5000/x 1 e30=");
+    let known = rig.send(ask("GET", "/distribution/r.test:5000/x:1/json")).await;
+    assert_eq!(
+        known.json(),
+        json!({"Descriptor": {"mediaType": "r.test:5000/x:1", "digest": "e30=", "size": 5},
+               "Platforms": [{"architecture": "amd64", "os": "linux"}]})
+    );
+    assert_eq!(rig.get("/distribution/secret/json").await.status, StatusCode::UNAUTHORIZED);
+    let login = rig.call("POST", "/auth", r#"{"username":"alice"}"#).await;
+    assert_eq!(login.json(), json!({"IdentityToken": "alice", "Status": "Login Succeeded"}));
+
+    let saved = rig.get("/images/get?names=a&names=b%3A1").await;
+    assert_eq!((saved.header("content-type"), &saved.body[..]), ("application/x-tar", &b"ab:1"[..]));
+    assert_eq!(&rig.get("/images/r.test:5000/x:1/get").await.body[..], b"r.test:5000/x:1");
+    assert_eq!(rig.get("/images/nosuch/get").await.status, StatusCode::NOT_FOUND);
+    let filters = encoded(r#"{"dangling":["false"],"label":["a=b"],"label!":["c"]}"#);
+    let pruned = rig.call("POST", &format!("/images/prune?filters={filters}"), "").await;
+    assert_eq!(pruned.json(), json!({"ImagesDeleted": [{"Untagged": "x:1"}], "SpaceReclaimed": 3}));
+    let calls = rig.engine.calls.lock().unwrap().clone();
+    assert_eq!(calls, [r#"prune ImagePrune { all: true, until: None, labels: ["a=b"], not_labels: ["c"] }"#]);
+    let refused = rig.call("POST", "/images/prune?filters=%7B%22bogus%22%3A%5B%22x%22%5D%7D", "").await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -118,11 +118,10 @@ async fn what_is_not_there_yet_is_named() {
     for (method, path, text) in [
         ("POST", "/containers/create", "creating a container outside of a service"),
         ("POST", "/commit", "making an image of a container"),
-        ("POST", "/auth", "logging in to a registry"),
         ("POST", "/secrets/create", "creating a secret"),
         ("POST", "/networks/create", "creating a network"),
-        ("GET", "/distribution/busybox/json", "asking a registry"),
-        ("POST", "/images/create?fromImage=busybox&tag=1", "pulling is not supported"),
+        ("GET", "/images/search?term=x", "searching a registry"),
+        ("POST", "/images/a/b/push?platform=x", "for one platform only"),
     ] {
         let answer = rig.call(method, path, "").await;
         assert_eq!(answer.status, StatusCode::NOT_IMPLEMENTED, "{path}");

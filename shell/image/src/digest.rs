@@ -45,6 +45,13 @@ pub(crate) fn shorten(text: &str) -> String {
     if text.len() <= 200 { text.to_owned() } else { format!("{}...", text.chars().take(200).collect::<String>()) }
 }
 
+impl Digest {
+    /// What a hasher has come to.
+    pub(crate) fn from_hasher(hasher: Sha256) -> Digest {
+        Digest(hasher.finalize().into())
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sha256:{}", self.hex())

@@ -13,6 +13,10 @@ pub enum ErrorClass {
     Conflict,
     /// The input is wrong: a reference, an archive, an option (400).
     Invalid,
+    /// A registry does not know who asks, or not enough (401).
+    Unauthorized,
+    /// A registry knows who asks, and refuses (403).
+    Forbidden,
     /// The machine failed, not the request (500).
     Internal,
 }
@@ -41,6 +45,9 @@ pub enum Error {
     /// Refused because of tags or containers; the text is Docker's, beginning with `conflict:`.
     #[error("{0}")]
     Conflict(String),
+    /// A registry refused, or could not be asked.
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
     /// A bad `--change` of `docker import`.
     #[error("{0}")]
     InvalidChange(String),
@@ -130,6 +137,7 @@ impl Error {
         match self {
             Error::NoSuchImage(_) | Error::NoSuchSnapshot(_) => ErrorClass::NotFound,
             Error::SnapshotExists(_) | Error::Conflict(_) => ErrorClass::Conflict,
+            Error::Registry(error) => error.class(),
             Error::InvalidContainerId(_)
             | Error::InvalidReference(_)
             | Error::InvalidDigest(_)
@@ -154,7 +162,7 @@ impl Error {
 }
 
 /// Short for results of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Adds what was tried, and on which file, to an I/O failure.
 pub(crate) trait IoContext<T> {

@@ -123,14 +123,21 @@ impl Read for Watched<'_> {
 }
 
 /// Keeps layers from being collected while a load counts on them.
-pub(crate) struct Pins<'a> {
-    store: &'a ImageStore,
+pub(crate) struct Pins {
+    store: ImageStore,
     pinned: Vec<Digest>,
 }
 
-impl<'a> Pins<'a> {
-    pub(crate) fn new(store: &'a ImageStore) -> Pins<'a> {
-        Pins { store, pinned: Vec::new() }
+impl Pins {
+    pub(crate) fn new(store: &ImageStore) -> Pins {
+        Pins { store: store.clone(), pinned: Vec::new() }
+    }
+
+    /// Makes a prepared layer the store's, where others find it at once, and pins it.
+    pub(crate) fn add(&mut self, chain: Digest, prepared: &Path, info: LayerInfo) -> Result<()> {
+        self.store.add_layer(chain, prepared, info)?;
+        self.pinned.push(chain);
+        Ok(())
     }
 
     /// Pins a layer if the store has it.
@@ -145,7 +152,7 @@ impl<'a> Pins<'a> {
     }
 }
 
-impl Drop for Pins<'_> {
+impl Drop for Pins {
     fn drop(&mut self) {
         let mut state = self.store.state();
         let mut unowned = false;

@@ -1,11 +1,13 @@
 //! Verifies, unpacks, keeps and collects images and layers: the content store of one machine.
 //!
-//! It answers what images there are, loads and imports archives that it does not trust, gives names and takes them away with
-//! Docker's rules, and prepares the directories of a container's file system. It mounts nothing, runs nothing and knows nothing of
-//! clusters. All calls block; the engine, its only caller, runs them where blocking is fine.
+//! It answers what images there are, loads and imports archives that it does not trust, pulls from registries and pushes to them,
+//! gives names and takes them away with Docker's rules, and prepares the directories of a container's file system. It mounts
+//! nothing, runs nothing and knows nothing of clusters. All calls block but those of [`Registries`]; the engine, its only caller,
+//! runs them where blocking is fine.
 //!
 //! ```text
-//! stream ─▶ archive ─▶ load / import ─▶ layer (unpack) ─▶ publish ─▶ blobs, layers, images.json
+//! registry ─▶ manifest, downloads ─┐
+//! stream ─▶ archive ─▶ load / import ─▶ layer (unpack) ─▶ publish ─▶ blobs, layers, images.json ─▶ save, push
 //!                                                                        │
 //!                                     container ◀─ snapshot ◀────────────┘
 //! ```
@@ -24,8 +26,11 @@ mod limits;
 mod load;
 mod oci;
 mod overlay;
+mod prune;
 mod reference;
+mod registry;
 mod remove;
+mod save;
 mod snapshot;
 mod store;
 mod table;
@@ -42,8 +47,14 @@ pub use layer::{Progress, ProgressFn};
 pub use limits::Limits;
 pub use load::Loaded;
 pub use overlay::probe_overlay;
+pub use prune::{ImagesUsage, Pruned};
 pub use reference::Reference;
+pub use registry::{
+    Credentials, Distribution, Login, Progress as PullProgress, PullOptions, Pulled, Registries, RegistryConfig,
+    RegistryError, Step,
+};
 pub use remove::{ContainerUse, Removed};
+pub use save::Saving;
 pub use snapshot::Snapshot;
 pub use store::{Image, ImageStore};
 pub use tree::{Usage, remove as remove_tree, usage as tree_usage};

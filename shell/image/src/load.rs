@@ -139,7 +139,7 @@ pub(crate) fn tagged_name(text: &str) -> Result<Reference> {
 struct Preparation<'a> {
     store: &'a ImageStore,
     staging: &'a Staging,
-    pins: Pins<'a>,
+    pins: Pins,
     arrival: Arrival,
     /// Layers unpacked by this load.
     prepared: BTreeMap<Digest, PathBuf>,

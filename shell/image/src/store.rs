@@ -254,6 +254,55 @@ impl ImageStore {
         result
     }
 
+    /// Makes one prepared layer visible and pins it. Until an image owns it, it is only as durable as the file system likes:
+    /// [`ImageStore::publish`] syncs before it writes the table.
+    pub(crate) fn add_layer(&self, chain: Digest, prepared: &Path, info: LayerInfo) -> Result<()> {
+        let mut state = self.state();
+        if !state.layers.contains_key(&chain) {
+            let path = self.layout().layer(chain);
+            fs::rename(prepared, &path).at("create", path)?;
+            state.layers.insert(chain, info);
+            if let Err(error) = link_layer(self.layout(), chain) {
+                self.collect(&mut state)?;
+                return Err(error);
+            }
+        }
+        *state.pins.entry(chain).or_default() += 1;
+        Ok(())
+    }
+
+    /// If the store has this layer and an archive of it: links the archive to `copy` and gives its digest.
+    pub(crate) fn copy_archive(&self, chain: Digest, copy: &Path) -> Result<Option<Digest>> {
+        let state = self.state();
+        if !state.layers.contains_key(&chain) {
+            return Ok(None);
+        }
+        let blob = state.table.images.iter().find_map(|(id, row)| {
+            let at = state.configs.get(id)?.chain.iter().position(|own| *own == chain)?;
+            row.layer_blobs.get(at).copied()
+        });
+        let Some(blob) = blob else { return Ok(None) };
+        match fs::hard_link(self.layout().blob(blob), copy) {
+            Ok(()) => Ok(Some(blob)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).at("link", copy),
+        }
+    }
+
+    /// Gives an image these names, if it is there; says whether it is.
+    pub(crate) fn adopt_names(&self, id: ImageId, names: &[Reference]) -> Result<bool> {
+        let mut state = self.state();
+        if !state.table.images.contains_key(&id) {
+            return Ok(false);
+        }
+        let is_known = |name: &Reference| state.table.references.get(&name.to_string()) == Some(&id);
+        if !names.iter().all(is_known) {
+            let names: Vec<_> = names.iter().map(|name| (name.clone(), id)).collect();
+            self.name(&mut state, &names)?;
+        }
+        Ok(true)
+    }
+
     fn publish_locked(&self, state: &mut State, arrival: Arrival) -> Result<()> {
         let layout = self.layout();
         for (chain, prepared, info) in arrival.layers {

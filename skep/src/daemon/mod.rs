@@ -5,7 +5,6 @@ mod cluster;
 mod events;
 mod lock;
 mod machine;
-mod networks;
 mod notify;
 mod sockets;
 
@@ -75,6 +74,10 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     }
     let mut engine_config = EngineConfig::new(&config.data_root, &config.exec_root);
     engine_config.cgroup_parent.clone_from(&config.cgroup_parent);
+    engine_config.registries.insecure.clone_from(&config.insecure_registries);
+    // Docker's name for it, so that a unit file can be kept.
+    engine_config.prefer_local_images =
+        std::env::var("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE").is_ok_and(|value| value == "1");
     engine_config.shim_binary = std::env::current_exe().context("cannot find the path of this program")?;
     let engine = Engine::open(engine_config).await.map_err(|error| anyhow::anyhow!("{}", error.full_text()))?;
     for warning in engine.info().warnings {

@@ -11,7 +11,6 @@
 
 mod builders;
 pub mod check;
-mod check_networks;
 mod values;
 mod world;
 

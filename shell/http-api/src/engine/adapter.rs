@@ -5,14 +5,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use skep_api_types::{ContainerInspect, ExecConfig, ExecInspect, ExecProcess, ImageDelete, ImageHistory, ImageInspect};
-use skep_engine::{EngineError as Failure, ErrorClass, ImageRemoval};
-use skep_model::WallTime;
-use tokio_util::io::SyncIoBridge;
-
-use super::{
-    Archive, Ended, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, ImageImport, WaitCondition, inspect,
+use skep_api_types::{
+    ContainerInspect, EndpointResource, ExecConfig, ExecInspect, ExecProcess, Ipam, IpamConfig, NetworkResource,
 };
+use skep_engine::{EngineError as Failure, ErrorClass};
+use skep_model::WallTime;
+
+use super::{Ended, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, WaitCondition, inspect};
 use crate::cluster::{LogLine, LogOptions, LogStream};
 
 /// Docker's "wait without end".
@@ -23,9 +22,10 @@ impl From<Failure> for EngineError {
         let kind = match (&failure, failure.class()) {
             (Failure::Start { .. }, _) => ErrorKind::Start,
             (_, ErrorClass::NotFound) => ErrorKind::NotFound,
-            (_, ErrorClass::Forbidden) => ErrorKind::Forbidden,
             (_, ErrorClass::Conflict) => ErrorKind::Conflict,
             (_, ErrorClass::Invalid) => ErrorKind::Invalid,
+            (_, ErrorClass::Unauthorized) => ErrorKind::Unauthorized,
+            (_, ErrorClass::Forbidden) => ErrorKind::Forbidden,
             (_, ErrorClass::NotModified) => ErrorKind::NotModified,
             (_, ErrorClass::Internal) => ErrorKind::Internal,
         };
@@ -33,12 +33,12 @@ impl From<Failure> for EngineError {
     }
 }
 
-fn image_failure(error: skep_image::Error) -> EngineError {
+pub(super) fn image_failure(error: skep_image::Error) -> EngineError {
     Failure::from(error).into()
 }
 
 /// Runs what blocks where blocking is fine.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, EngineError> {
     match tokio::task::spawn_blocking(work).await {
@@ -177,59 +177,39 @@ impl Engine for skep_engine::Engine {
         })
     }
 
-    async fn images(&self) -> Vec<ImageInspect> {
-        let store = skep_engine::Engine::images(self).clone();
-        let images = tokio::task::spawn_blocking(move || store.list()).await.unwrap_or_default();
-        images.iter().map(inspect::image).collect()
-    }
-
-    async fn image(&self, name: &str) -> Result<ImageInspect, EngineError> {
-        let (engine, name) = (self.clone(), name.to_owned());
-        blocking(move || Ok(inspect::image(&skep_engine::Engine::image(&engine, &name)?))).await
-    }
-
-    async fn image_history(&self, name: &str) -> Result<Vec<ImageHistory>, EngineError> {
-        let (engine, name) = (self.clone(), name.to_owned());
-        blocking(move || Ok(inspect::history(&skep_engine::Engine::image(&engine, &name)?))).await
-    }
-
-    async fn tag(&self, name: &str, repository: &str, tag: &str) -> Result<(), EngineError> {
-        let target = reference(repository, tag)?;
-        let (store, name) = (skep_engine::Engine::images(self).clone(), name.to_owned());
-        blocking(move || store.tag(&name, &target).map(drop).map_err(image_failure)).await
-    }
-
-    async fn remove_image(&self, name: &str, force: bool) -> Result<Vec<ImageDelete>, EngineError> {
-        let removed = skep_engine::Engine::remove_image(self, name.to_owned(), force).await?;
-        let line = |removal| match removal {
-            ImageRemoval::Untagged(name) => ImageDelete::Untagged(name),
-            ImageRemoval::Deleted(id) => ImageDelete::Deleted(id),
+    fn networks(&self) -> Vec<NetworkResource> {
+        let bridge = self.network().bridge();
+        let endpoints = self.list().into_iter().filter_map(|view| {
+            let endpoint = view.endpoint.as_ref()?;
+            let id = view.record.id.clone();
+            Some((
+                id.clone(),
+                EndpointResource {
+                    name: view.record.name.clone(),
+                    endpoint_id: id,
+                    mac_address: endpoint.mac.to_string(),
+                    ipv4_address: format!("{}/{}", endpoint.address, endpoint.prefix),
+                    ipv6_address: String::new(),
+                },
+            ))
+        });
+        let subnet = IpamConfig {
+            subnet: bridge.subnet.to_string(),
+            gateway: bridge.gateway.to_string(),
+            ..IpamConfig::default()
         };
-        Ok(removed.into_iter().map(line).collect())
-    }
-
-    async fn load(&self, archive: Archive) -> Result<Vec<String>, EngineError> {
-        let store = skep_engine::Engine::images(self).clone();
-        let reader = SyncIoBridge::new(archive);
-        let loaded = blocking(move || store.load(reader, &mut |_| ()).map_err(image_failure)).await?;
-        Ok(loaded.iter().flat_map(|image| image.replaced_line().into_iter().chain([image.line()])).collect())
-    }
-
-    async fn import(&self, archive: Archive, import: ImageImport) -> Result<String, EngineError> {
-        let platform = &import.platform;
-        let import = skep_image::Import {
-            name: if import.repository.is_empty() { None } else { Some(reference(&import.repository, &import.tag)?) },
-            platform: (!platform.is_empty())
-                .then(|| skep_image::Platform::parse(platform))
-                .transpose()
-                .map_err(image_failure)?,
-            changes: import.changes,
-            message: import.message,
-        };
-        let store = skep_engine::Engine::images(self).clone();
-        let reader = SyncIoBridge::new(archive);
-        blocking(move || store.import(reader, &import, &mut |_| ()).map(|id| id.to_string()).map_err(image_failure))
-            .await
+        vec![NetworkResource {
+            id: inspect::network_id(&bridge.name),
+            scope: "local".to_owned(),
+            driver: "bridge".to_owned(),
+            enable_ipv4: Some(true),
+            ipam: Ipam { driver: "default".to_owned(), options: None, config: Some(vec![subnet]) },
+            containers: Some(endpoints.collect()),
+            options: Some([("com.docker.network.driver.mtu".to_owned(), bridge.mtu.to_string())].into()),
+            labels: Some([].into()),
+            name: bridge.name,
+            ..NetworkResource::default()
+        }]
     }
 }
 
@@ -239,10 +219,4 @@ fn log_line(line: skep_engine::LogLine) -> LogLine {
         skep_engine::LogStream::Stderr => LogStream::Stderr,
     };
     LogLine { stream, time: WallTime(line.at), text: line.message }
-}
-
-/// `repository[:tag]`, the tag given apart or within.
-fn reference(repository: &str, tag: &str) -> Result<skep_image::Reference, EngineError> {
-    let name = skep_image::Reference::parse(repository).map_err(image_failure)?;
-    if tag.is_empty() { Ok(name) } else { name.with_tag(tag).map_err(image_failure) }
 }

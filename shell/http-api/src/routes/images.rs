@@ -1,15 +1,19 @@
 //! Images of this machine. Names may hold slashes, so the last part of the path says what is wanted.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use futures_util::TryStreamExt as _;
-use http::{HeaderValue, StatusCode, header};
-use skep_api_types::{ApiVersion, Filters, ImageInspect, ImageSummary, Progress, Timestamp};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use skep_api_types::{ApiVersion, Filters, ImageInspect, ImageSummary, LoginResponse, Progress, Timestamp};
 use tokio_util::io::StreamReader;
 
-use crate::body::{Asked, Params, list as json_list, ok};
-use crate::engine::{Archive, ImageImport};
+use crate::body::{Asked, Json, Params, list as json_list, ok};
+use crate::engine::{Archive, ImageImport, ImagePrune, ImagePull, ProgressLines};
+use crate::hijack::streaming;
 use crate::{Api, ApiError};
 
 const FILTERS: [&str; 6] = ["dangling", "label", "before", "since", "reference", "until"];
@@ -23,14 +27,20 @@ pub(crate) async fn list(State(api): State<Api>, Asked(version): Asked, query: P
     let shown = images.iter().filter(|image| {
         let created = Timestamp::parse(&image.created).unwrap_or_default();
         let labels = image.config.labels.clone().unwrap_or_default();
+        let names = image.repo_tags.iter().chain(&image.repo_digests);
         dangling.is_none_or(|wanted| wanted == image.repo_tags.is_empty())
             && filters.labels("label", &labels)
-            && filters.any("reference", |pattern| image.repo_tags.iter().any(|name| matches(pattern, name)))
+            && filters.any("reference", |pattern| names.clone().any(|name| matches(pattern, name)))
             && before.is_none_or(|time| created < time)
             && since.is_none_or(|time| created > time)
             && until.is_none_or(|time| created < time)
     });
-    Ok(json_list(shown.map(|image| summary(image, version))))
+    let shared = if query.flag("shared-size") { Some(api.engine.shared_sizes().await) } else { None };
+    let shared: Option<BTreeMap<String, u64>> = shared.map(|sizes| sizes.into_iter().collect());
+    Ok(json_list(shown.map(|image| {
+        let size = shared.as_ref().and_then(|sizes| i64::try_from(*sizes.get(&image.id)?).ok());
+        ImageSummary { shared_size: size.unwrap_or(-1), ..summary(image, version) }
+    })))
 }
 
 async fn limit(api: &Api, filters: &Filters, key: &str) -> Result<Option<Timestamp>, ApiError> {
@@ -38,7 +48,7 @@ async fn limit(api: &Api, filters: &Filters, key: &str) -> Result<Option<Timesta
     Ok(Some(Timestamp::parse(&api.engine.image(name).await?.created).unwrap_or_default()))
 }
 
-pub(super) fn until(filters: &Filters) -> Result<Option<Timestamp>, ApiError> {
+fn until(filters: &Filters) -> Result<Option<Timestamp>, ApiError> {
     let Some(text) = filters.values("until").and_then(|values| values.first()) else { return Ok(None) };
     match Timestamp::parse(text) {
         Some(time) => Ok(Some(time)),
@@ -105,7 +115,7 @@ pub(crate) async fn read(
             Ok(ok(&image))
         }
         "history" => Ok(ok(&api.engine.image_history(name).await?)),
-        "get" => Err(ApiError::unsupported("saving images")),
+        "get" => save(&api, vec![name.to_owned()]).await,
         "attestations" => Err(ApiError::unsupported("listing the attestations of an image")),
         _ => Err(ApiError::page_not_found()),
     }
@@ -116,6 +126,7 @@ pub(crate) async fn write(
     State(api): State<Api>,
     Path(rest): Path<String>,
     query: Params,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (name, what) = rest.rsplit_once('/').ok_or_else(ApiError::page_not_found)?;
     match what {
@@ -124,7 +135,11 @@ pub(crate) async fn write(
             api.engine.tag(name, repository, tag).await?;
             Ok(StatusCode::CREATED.into_response())
         }
-        "push" => Err(ApiError::unsupported("pushing an image to a registry")),
+        "push" => {
+            refuse_platform(&query, "pushing an image for one platform only")?;
+            let tag = query.get("tag").unwrap_or("").to_owned();
+            Ok(stream(api.engine.push(name.to_owned(), tag, registry_auth(&headers))).await?)
+        }
         _ => Err(ApiError::page_not_found()),
     }
 }
@@ -144,35 +159,82 @@ fn archive(body: Body) -> Archive {
     Box::pin(StreamReader::new(body.into_data_stream().map_err(std::io::Error::other)))
 }
 
-fn progress(lines: impl Iterator<Item = Progress>) -> Response {
-    let mut body = Vec::new();
-    for line in lines {
-        body.extend(serde_json::to_vec(&line).unwrap_or_default());
-        body.extend_from_slice(b"\r\n");
+fn refuse_platform(query: &Params, what: &str) -> Result<(), ApiError> {
+    match query.get("platform").filter(|platform| !platform.is_empty()) {
+        Some(_) => Err(ApiError::unsupported(what)),
+        None => Ok(()),
     }
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+/// `X-Registry-Auth`, as it came.
+fn registry_auth(headers: &HeaderMap) -> String {
+    headers.get("x-registry-auth").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+fn encoded(line: &Progress) -> Bytes {
+    let mut bytes = serde_json::to_vec(line).unwrap_or_default();
+    bytes.extend_from_slice(b"\r\n");
+    bytes.into()
+}
+
+/// Lines as they come. What fails before the first one is an answer of its own; what fails later is the last line.
+async fn stream(mut lines: ProgressLines) -> Result<Response, ApiError> {
+    let first = match lines.next().await {
+        Some(Err(error)) => return Err(error.into()),
+        first => first,
+    };
+    Ok(streamed(futures_util::stream::iter(first).chain(lines).boxed()))
+}
+
+fn streamed(lines: ProgressLines) -> Response {
+    let bytes = lines.map(|line| match line {
+        Ok(line) => encoded(&line),
+        Err(error) => encoded(&Progress::failure(&error.text)),
+    });
+    streaming(HeaderValue::from_static("application/json"), bytes.boxed())
 }
 
 pub(crate) async fn load(State(api): State<Api>, query: Params, request: Request) -> Result<Response, ApiError> {
-    if query.get("platform").is_some_and(|platform| !platform.is_empty()) {
-        return Err(ApiError::unsupported("loading an image for one platform only"));
-    }
-    let lines = api.engine.load(archive(request.into_body())).await?;
-    Ok(progress(lines.into_iter().map(|line| Progress { stream: line + "\n", ..Progress::default() })))
+    refuse_platform(&query, "loading an image for one platform only")?;
+    // As in Docker, a refused archive is a line, too: the client is still sending.
+    Ok(streamed(api.engine.load(archive(request.into_body()), query.flag("quiet"))))
+}
+
+/// `GET /images/get?names=...`
+pub(crate) async fn get(State(api): State<Api>, query: Params) -> Result<Response, ApiError> {
+    refuse_platform(&query, "saving an image for one platform only")?;
+    save(&api, query.all("names").map(str::to_owned).collect()).await
+}
+
+async fn save(api: &Api, names: Vec<String>) -> Result<Response, ApiError> {
+    let bytes = api.engine.save(names).await?;
+    let mut response = Response::new(Body::from_stream(bytes));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    Ok(response)
+}
+
+pub(crate) async fn prune(State(api): State<Api>, query: Params) -> Result<Response, ApiError> {
+    let filters = query.filters(&["dangling", "label", "label!", "until"])?;
+    let texts = |key: &str| filters.values(key).into_iter().flatten().cloned().collect::<Vec<_>>();
+    let prune = ImagePrune {
+        all: filters.boolean("dangling")? == Some(false),
+        until: until(&filters)?,
+        labels: texts("label"),
+        not_labels: texts("label!"),
+    };
+    Ok(ok(&api.engine.prune_images(prune).await?))
 }
 
 /// Pull (`fromImage`) or import (`fromSrc`).
 pub(crate) async fn create(State(api): State<Api>, query: Params, request: Request) -> Result<Response, ApiError> {
     if let Some(image) = query.get("fromImage").filter(|image| !image.is_empty()) {
-        let tag = query.get("tag").filter(|tag| !tag.is_empty()).unwrap_or("latest");
-        let separator = if tag.starts_with("sha256:") { '@' } else { ':' };
-        return Err(ApiError::new(
-            StatusCode::NOT_IMPLEMENTED,
-            format!(
-                "cannot pull {image}{separator}{tag}: pulling is not supported by this version of skep: \
-                 bring the image by docker load or docker import"
-            ),
-        ));
+        let pull = ImagePull {
+            image: image.to_owned(),
+            tag: query.get("tag").unwrap_or("").to_owned(),
+            platform: query.get("platform").unwrap_or("").to_owned(),
+            auth: registry_auth(request.headers()),
+        };
+        return stream(api.engine.pull(pull)).await;
     }
     match query.get("fromSrc").unwrap_or("") {
         "-" => {}
@@ -187,15 +249,24 @@ pub(crate) async fn create(State(api): State<Api>, query: Params, request: Reque
         platform: query.get("platform").unwrap_or("").to_owned(),
     };
     let id = api.engine.import(archive(request.into_body()), import).await?;
-    Ok(progress(std::iter::once(Progress { status: id, ..Progress::default() })))
+    let line = Progress { status: id, ..Progress::default() };
+    Ok(streaming(HeaderValue::from_static("application/json"), futures_util::stream::iter([encoded(&line)]).boxed()))
 }
 
-/// Clients fall back to the name as it is, with a warning of theirs.
-pub(crate) async fn distribution(Path(rest): Path<String>) -> ApiError {
-    match rest.strip_suffix("/json") {
-        Some(_) => ApiError::unsupported("asking a registry for an image"),
-        None => ApiError::page_not_found(),
-    }
+/// What a registry knows of an image.
+pub(crate) async fn distribution(
+    State(api): State<Api>,
+    Path(rest): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let image = rest.strip_suffix("/json").ok_or_else(ApiError::page_not_found)?;
+    Ok(ok(&api.engine.distribution(image, &registry_auth(&headers)).await?))
+}
+
+/// `docker login`: the client keeps what is proven here.
+pub(crate) async fn log_in(State(api): State<Api>, Json(auth): Json<serde_json::Value>) -> Result<Response, ApiError> {
+    let identity_token = api.engine.log_in(auth).await?;
+    Ok(ok(&LoginResponse { identity_token, status: "Login Succeeded".to_owned() }))
 }
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ use skep_api_types::{
 };
 use skep_model::{ObjectId as _, WallTime};
 
+use crate::Api;
 use crate::body::{Asked, ok};
 use crate::cluster::SwarmStatus;
 use crate::engine::EngineFacts;
 use crate::routes::swarm::tls_info;
-use crate::{Api, ApiError};
 
 pub(crate) async fn ping(State(api): State<Api>) -> Response {
     let status = api.cluster.status();
@@ -76,10 +76,6 @@ fn go_architecture(machine: &str) -> &str {
         "aarch64" => "arm64",
         other => other,
     }
-}
-
-pub(crate) async fn auth() -> ApiError {
-    ApiError::unsupported("logging in to a registry")
 }
 
 pub(crate) fn now() -> WallTime {

@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part of it; tests may unwrap")]
 
 pub(crate) mod by_hand;
-mod networks;
+mod images;
 mod observe;
 pub(crate) mod shape;
 pub(crate) mod volumes;
@@ -21,7 +21,7 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use skep_api_types::{
     ContainerConfig, ContainerInspect, ContainerState, EndpointSettings, ExecConfig, ExecInspect, HostConfig,
-    ImageConfig, ImageDelete, ImageHistory, ImageInspect, NetworkSettings, RootFs, Timestamp,
+    NetworkResource, NetworkSettings, Timestamp,
 };
 use skep_http_api::*;
 use skep_model::{
@@ -46,8 +46,6 @@ pub(crate) enum Call {
     Remove(ServiceId),
     UpdateNode(NodeId, Version, NodeSpec),
     RemoveNode(NodeId, bool),
-    CreateNetwork(Box<skep_model::NetworkSpec>),
-    RemoveNetwork(skep_model::NetworkId),
     Logs(LogSelector, LogOptions),
 }
 
@@ -186,7 +184,7 @@ impl Cluster for FakeCluster {
 pub(crate) struct FakeEngine {
     pub(crate) calls: Mutex<Vec<String>>,
     pub(crate) end: Mutex<Option<tokio::sync::oneshot::Receiver<Ended>>>,
-    pub(crate) uploaded: Mutex<Vec<u8>>,
+    pub(crate) uploaded: Arc<Mutex<Vec<u8>>>,
     pub(crate) fails_to_start: bool,
 }
 
@@ -318,52 +316,8 @@ impl Engine for FakeEngine {
     fn exec_inspect(&self, exec: &str) -> Result<ExecInspect, EngineError> {
         Ok(ExecInspect { id: exec.to_owned(), exit_code: Some(0), ..ExecInspect::default() })
     }
-    async fn images(&self) -> Vec<ImageInspect> {
-        vec![self.image("busybox").await.unwrap()]
-    }
-    async fn image(&self, name: &str) -> Result<ImageInspect, EngineError> {
-        if name == "nosuch" {
-            return Err(EngineError::new(ErrorKind::NotFound, "No such image: nosuch:latest"));
-        }
-        Ok(ImageInspect {
-            id: format!("sha256:{}", "cd".repeat(32)),
-            repo_tags: vec!["registry.test:5000/a/busybox:1".to_owned()],
-            created: "2026-01-01T00:00:00Z".to_owned(),
-            config: ImageConfig {
-                env: Some(vec!["A=b".to_owned()]),
-                cmd: Some(vec!["sh".to_owned()]),
-                ..ImageConfig::default()
-            },
-            root_fs: RootFs { r#type: "layers".to_owned(), layers: vec!["sha256:00".to_owned()] },
-            ..ImageInspect::default()
-        })
-    }
-    async fn image_history(&self, name: &str) -> Result<Vec<ImageHistory>, EngineError> {
-        self.image(name).await?;
-        Ok(vec![ImageHistory::default()])
-    }
-    async fn tag(&self, name: &str, repository: &str, tag: &str) -> Result<(), EngineError> {
-        self.image(name).await?;
-        self.did(format!("tag {name} {repository} {tag}"))
-    }
-    async fn remove_image(&self, name: &str, force: bool) -> Result<Vec<ImageDelete>, EngineError> {
-        self.image(name).await?;
-        self.did(format!("rmi {name} {force}"))?;
-        Ok(vec![ImageDelete::Untagged(name.to_owned())])
-    }
-    async fn load(&self, mut archive: Archive) -> Result<Vec<String>, EngineError> {
-        let mut bytes = Vec::new();
-        archive
-            .read_to_end(&mut bytes)
-            .await
-            .map_err(|error| EngineError::new(ErrorKind::Invalid, error.to_string()))?;
-        *self.uploaded.lock().unwrap() = bytes;
-        Ok(vec!["Loaded image: x:latest".to_owned()])
-    }
-    async fn import(&self, archive: Archive, import: ImageImport) -> Result<String, EngineError> {
-        self.load(archive).await?;
-        self.did(format!("import {import:?}"))?;
-        Ok("sha256:00".to_owned())
+    fn networks(&self) -> Vec<NetworkResource> {
+        vec![NetworkResource { name: "skep0".to_owned(), id: "5".repeat(64), ..NetworkResource::default() }]
     }
 }
 
