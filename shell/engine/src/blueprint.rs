@@ -98,7 +98,6 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
     let stop_signal = [&spec.stop_signal, &defaults.stop_signal].into_iter().find(|name| !name.is_empty());
     let stop_signal = stop_signal.map_or("SIGTERM", String::as_str);
     parse_signal(stop_signal)?;
-    let (log_driver, log_options, log) = log::driver(log_driver.as_ref(), site.log_path.clone())?;
     let (mounts, shown_mounts) = mounts::mounts(&spec.mounts, defaults.volumes.keys(), task.is_some(), site)?;
 
     let mut config = ContainerConfig::new(site.id, RootFs::Dir(PathBuf::new()), args);
@@ -135,14 +134,24 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
     config.tty = spec.tty;
     config.open_stdin = spec.open_stdin;
     config.init = spec.init == Some(true);
+    let mut labels = defaults.labels.clone().unwrap_or_default();
+    labels.extend(own_labels);
+    let image_id = image.id.to_string();
+    let about = log::About {
+        id: site.id,
+        name: &name,
+        image: &spec.image,
+        image_id: &image_id,
+        labels: &labels,
+        env: &config.env,
+    };
+    let (log_driver, log_options, log) = log::driver(log_driver.as_ref(), site.log_path.clone(), &about)?;
     config.log = log;
     let exposed_ports = more.exposed_ports(&defaults.exposed_ports, &mut ports)?;
     let by_hand = task.is_none().then(|| more.by_hand());
     more.apply(&mut config);
     config.check().map_err(|error| EngineError::Invalid(error.to_string()))?;
 
-    let mut labels = defaults.labels.clone().unwrap_or_default();
-    labels.extend(own_labels);
     Ok(Record {
         version: RECORD_VERSION,
         id: site.id.to_owned(),
@@ -150,7 +159,7 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
         created_at: site.now.clone(),
         task,
         image: spec.image.clone(),
-        image_id: image.id.to_string(),
+        image_id,
         labels,
         entrypoint,
         cmd,

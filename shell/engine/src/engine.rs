@@ -197,8 +197,9 @@ impl Engine {
 
     pub(crate) fn view(&self, container: &Container) -> ContainerView {
         let directory = &container.directory;
-        let logs = container.record.config.log.is_some();
         let facts = container.facts();
+        // Docker shows the path of a json-file only.
+        let log = container.record.config.log.as_ref().filter(|log| log.format == skep_oci::LogFormat::JsonFile);
         ContainerView {
             record: container.current(),
             state: container.state(),
@@ -208,7 +209,7 @@ impl Engine {
             last_run: facts.last_run,
             endpoint: self.inner.network.endpoint(container.id()),
             ports: container.ports(),
-            log_path: if logs { directory.log() } else { PathBuf::new() },
+            log_path: log.map(|log| log.path.clone()).unwrap_or_default(),
             etc: etc_files::NAMES.map(|name| directory.etc(name)),
             exec_ids: self.inner.execs.of(container.id()),
         }

@@ -1,8 +1,11 @@
-//! Reads json-file logs: from a point in time, the last lines, and on as they grow, also across rotation. Each reader is a
+//! Reads logs, of both of Docker's drivers that keep files: from a point in time, the last lines, and on as they grow, also across rotation. Each reader is a
 //! light task with one bounded buffer; nothing of a log is held in memory but the piece that is on its way.
 
 mod cursor;
+mod decoder;
+mod file;
 mod line;
+mod seek;
 mod tail;
 
 use std::sync::Arc;
@@ -84,9 +87,10 @@ impl LogReader {
 }
 
 async fn read(container: &Container, options: LogOptions, sender: &mpsc::Sender<Result<LogLine>>) {
-    let (path, tail) = (container.directory.log(), options.tail);
+    let Some(log) = container.record.config.log.clone() else { return };
+    let (tail, since) = (options.tail, options.since);
     let mut watch = container.watch();
-    let mut cursor = match blocking(move || Cursor::open(path, tail)).await {
+    let mut cursor = match blocking(move || Cursor::open(log.path, log.format, tail, since)).await {
         Ok(cursor) => cursor,
         Err(error) => return drop(sender.send(Err(error)).await),
     };

@@ -74,8 +74,9 @@ fn what_cannot_be_honoured_is_refused_and_leaves_nothing() {
         let refused = |text: &str| Err(Failure::Fatal(text.to_owned()));
         let task = rig.task_with("true", |spec| spec.container.image = "nothing:1".to_owned());
         assert_eq!(rig.prepare(&task).await.result, refused("No such image: nothing:1"));
-        let task = rig.task_with("true", |spec| spec.container.tty = true);
-        let text = "cannot run the container with a terminal (tty): not supported yet";
+        let driver = skep_model::Driver { name: "x".to_owned(), ..Default::default() };
+        let task = rig.task_with("true", |spec| spec.log_driver = Some(driver));
+        let text = "logger: no log driver named 'x' is registered";
         assert_eq!(rig.prepare(&task).await.result, refused(text));
         let task = rig.task_with("true", |spec| spec.container.hostname = "{{.Nothing}}".to_owned());
         assert!(rig.prepare(&task).await.result.is_err());

@@ -434,17 +434,37 @@ pub struct Rlimit {
     pub hard: i64,
 }
 
-/// A log in Docker's json-file form.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A log in one of Docker's two file formats.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogConfig {
     /// The file.
     pub path: PathBuf,
+    /// What is written to it.
+    #[serde(default)]
+    pub format: LogFormat,
     /// Bytes after which the file is rotated (`x` becomes `x.1` and so on); `None` never.
     #[serde(default)]
     pub max_size: Option<u64>,
     /// Number of files kept, the current one included; at least 1.
     #[serde(default = "one")]
     pub max_files: u32,
+    /// Rotated files are compressed: `x.1` becomes `x.1.gz`.
+    #[serde(default)]
+    pub compress: bool,
+    /// Written with every line.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// How lines are written to a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Docker's `json-file`: an object on a line.
+    #[default]
+    JsonFile,
+    /// Docker's `local`: length, protobuf message, length.
+    Local,
 }
 
 fn one() -> u32 {

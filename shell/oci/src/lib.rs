@@ -30,8 +30,8 @@ pub use bundle::{Bundle, BundleError, Status};
 pub use cgroup::{CgroupMode, Cgroups};
 pub use client::{ClientError, Exec, ExecExit, ExecWait, Running, ShimClient, ShimLaunch, StartError};
 pub use config::{
-    BindPropagation, CONFIG_VERSION, ConfigError, ContainerConfig, Device, ExecConfig, LogConfig, Mount, Namespace,
-    NetworkNamespace, Resources, Rlimit, RootFs, Seccomp,
+    BindPropagation, CONFIG_VERSION, ConfigError, ContainerConfig, Device, ExecConfig, LogConfig, LogFormat, Mount,
+    Namespace, NetworkNamespace, Resources, Rlimit, RootFs, Seccomp,
 };
 pub use host::HostInfo;
 pub use process::ProcessId;

@@ -189,3 +189,29 @@ fn an_init_process_passes_signals_on_and_reaps() {
         assert_eq!(ended(&fixture.bundle(), &running).await.exit_code, 6);
     });
 }
+
+#[test]
+fn logs_rotate_and_are_compressed_while_the_container_writes() {
+    real(async {
+        for format in [skep_oci::LogFormat::JsonFile, skep_oci::LogFormat::Local] {
+            let fixture =
+                Fixture::new("i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line $i; done").with(|config| {
+                    let log = config.log.as_mut().unwrap();
+                    log.path = log.path.with_file_name("logs").join("log");
+                    (log.format, log.max_size, log.max_files, log.compress) = (format, Some(20_000), 4, true);
+                });
+            let running = fixture.start().await.unwrap();
+            assert_eq!(ended(&fixture.bundle(), &running).await.exit_code, 0);
+            let names = || {
+                let directory = std::fs::read_dir(fixture.dir.path().join("logs")).unwrap();
+                let mut names: Vec<_> =
+                    directory.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+                names.sort();
+                names
+            };
+            // The last compression may outlast the container.
+            wait_until(|| names() == ["log", "log.1.gz", "log.2.gz", "log.3.gz"]);
+            fixture.assert_no_leaks(&running);
+        }
+    });
+}

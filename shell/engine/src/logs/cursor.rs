@@ -1,30 +1,30 @@
-//! A position in a log that may be rotated under the reader: `x` becomes `x.1`, that `x.2`, and a new `x` begins.
+//! A position in a log that may be rotated under the reader: `x` becomes `x.1`, that `x.2` or, compressed, `x.2.gz`, and a new
+//! `x` begins.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use skep_oci::LogFormat;
+
+use super::decoder::Decoder;
+use super::file::LogFile;
 use super::line::LogLine;
-use super::tail;
+use super::seek;
 use crate::error::{At, Result};
 
 /// Bytes read at a time.
 const PIECE: usize = 64 * 1024;
-/// Longest entry; what is longer is not one of ours and is skipped.
-const ENTRY_MAX: usize = 1 << 20;
 /// Most rotated files that are looked for.
 const ROTATED_MAX: u32 = 1000;
 
 pub(super) struct Cursor {
     path: PathBuf,
     /// Files still to be read, oldest first; the last one may grow.
-    files: VecDeque<File>,
+    files: VecDeque<LogFile>,
     /// Bytes read of the first of them.
     position: u64,
-    /// An entry whose end has not been written yet.
-    begun: Vec<u8>,
+    decoder: Decoder,
 }
 
 /// What one reading gave.
@@ -35,29 +35,34 @@ pub(super) struct Piece {
 }
 
 impl Cursor {
-    /// At the beginning of a log, or of its last lines. A log that is not there yet is empty.
-    pub(super) fn open(path: PathBuf, lines: Option<u64>) -> Result<Self> {
+    /// At the beginning of a log, of its last lines, or at what is not older than `since`; with both, at the last lines. A log
+    /// that is not there yet is empty.
+    pub(super) fn open(path: PathBuf, format: LogFormat, lines: Option<u64>, since: Option<i64>) -> Result<Self> {
         let mut files = newer_files(&path, None)?;
-        let mut start = 0;
-        if let Some(lines) = lines {
-            let all: Vec<File> = files.into();
-            let (index, position) = tail::begin(&all, lines).at("read", &path)?;
-            files = all.into_iter().skip(index).collect();
+        let mut position = 0;
+        if lines.is_some() || since.is_some() {
+            let mut all: Vec<LogFile> = files.into();
+            let (index, start) = match (lines, since) {
+                (Some(lines), _) => seek::last_lines(&all, format, lines),
+                (None, Some(since)) => seek::since(&all, format, since),
+                (None, None) => Ok((0, 0)),
+            }
+            .at("read", &path)?;
+            position = start;
+            files = all.drain(index..).collect();
             if let Some(first) = files.front_mut() {
-                start = first.seek(SeekFrom::Start(position)).at("read", &path)?;
+                first.skip(position).at("read", &path)?;
             }
         }
-        Ok(Self { path, files, position: start, begun: Vec::new() })
+        Ok(Self { path, files, position, decoder: Decoder::new(format) })
     }
 
     /// True when there may be something to read. Two system calls, no waiting.
     pub(super) fn is_behind(&self) -> bool {
         let Some(file) = self.files.front() else { return self.path.exists() };
-        let Ok(known) = file.metadata() else { return true };
-        let Ok(current) = std::fs::metadata(&self.path) else { return false };
-        self.files.len() > 1
-            || known.len() > self.position
-            || (known.dev(), known.ino()) != (current.dev(), current.ino())
+        let Some(length) = file.length() else { return true };
+        let Some(current) = file.is_at(&self.path) else { return false };
+        self.files.len() > 1 || length > self.position || !current
     }
 
     /// Reads on.
@@ -73,7 +78,7 @@ impl Cursor {
             let read = file.read(&mut buffer).at("read", &self.path)?;
             self.position += read as u64;
             if read > 0 {
-                self.take(&buffer[..read], &mut piece.lines);
+                self.decoder.take(&buffer[..read], &mut piece.lines);
                 return Ok((self, piece));
             }
             if self.files.len() == 1 {
@@ -87,58 +92,34 @@ impl Cursor {
                 let again = self.files.front_mut().expect("it has one").read(&mut buffer).at("read", &self.path)?;
                 self.position += again as u64;
                 if again > 0 {
-                    self.take(&buffer[..again], &mut piece.lines);
+                    self.decoder.take(&buffer[..again], &mut piece.lines);
                     return Ok((self, piece));
                 }
             }
             self.files.pop_front();
             self.position = 0;
-            self.begun.clear();
-        }
-    }
-
-    fn take(&mut self, mut bytes: &[u8], lines: &mut Vec<LogLine>) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
-            if self.begun.is_empty() {
-                lines.extend(LogLine::parse(line));
-            } else {
-                self.begun.extend_from_slice(line);
-                lines.extend(LogLine::parse(&self.begun));
-                self.begun.clear();
-            }
-            bytes = rest;
-        }
-        if self.begun.len() + bytes.len() <= ENTRY_MAX {
-            self.begun.extend_from_slice(bytes);
-        } else {
-            self.begun.clear();
+            self.decoder.clear();
         }
     }
 }
 
 /// The files of a log that are newer than `known`, oldest first; without `known` all of them. Opened newest first, so that a
 /// rotation meanwhile shows a file twice rather than never.
-fn newer_files(path: &Path, known: Option<&File>) -> Result<VecDeque<File>> {
-    let identity = |file: &File| file.metadata().map(|data| (data.dev(), data.ino())).at("read", path);
-    let known = known.map(identity).transpose()?;
-    let mut files = VecDeque::new();
-    let mut seen = Vec::new();
+fn newer_files(path: &Path, known: Option<&LogFile>) -> Result<VecDeque<LogFile>> {
+    let mut files: VecDeque<LogFile> = VecDeque::new();
     for number in 0..=ROTATED_MAX {
         let name = if number == 0 { path.to_owned() } else { PathBuf::from(format!("{}.{number}", path.display())) };
-        let file = match File::open(&name) {
+        let file = match LogFile::open(&name) {
             Ok(file) => file,
             // The current one is missing for a moment while it is rotated, and after the container is removed.
             Err(error) if error.kind() == ErrorKind::NotFound && number == 0 && known.is_none() => continue,
             Err(error) if error.kind() == ErrorKind::NotFound => break,
             Err(error) => return Err(error).at("open", name),
         };
-        let identity = identity(&file)?;
-        if known == Some(identity) {
+        if known.is_some_and(|known| known.same(&file)) {
             break;
         }
-        if !seen.contains(&identity) {
-            seen.push(identity);
+        if !files.iter().any(|other| other.same(&file)) {
             files.push_front(file);
         }
     }
@@ -148,6 +129,7 @@ fn newer_files(path: &Path, known: Option<&File>) -> Result<VecDeque<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::io::Write;
 
     fn entry(text: &str) -> String {
@@ -156,6 +138,10 @@ mod tests {
 
     fn append(path: &Path, text: &str) {
         File::options().create(true).append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn open(path: &Path, lines: Option<u64>) -> Cursor {
+        Cursor::open(path.to_owned(), LogFormat::JsonFile, lines, None).unwrap()
     }
 
     fn drain(mut cursor: Cursor) -> (Cursor, Vec<String>) {
@@ -174,7 +160,7 @@ mod tests {
     fn follows_rotation_without_losing_or_repeating() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let (cursor, texts) = drain(Cursor::open(path.clone(), None).unwrap());
+        let (cursor, texts) = drain(open(&path, None));
         assert!(texts.is_empty(), "not there yet");
         assert!(!cursor.is_behind());
         append(&path, &entry("1"));
@@ -197,8 +183,78 @@ mod tests {
         append(&path, "garbage\n");
         append(&path, &entry("6"));
         assert_eq!(drain(cursor).1, ["6"]);
-        assert_eq!(drain(Cursor::open(path.clone(), None).unwrap()).1, ["1", "2", "3", "4", "5", "6"]);
-        assert_eq!(drain(Cursor::open(path.clone(), Some(4)).unwrap()).1, ["4", "5", "6"], "garbage counts as a line");
-        assert!(drain(Cursor::open(path, Some(0)).unwrap()).1.is_empty());
+        assert_eq!(drain(open(&path, None)).1, ["1", "2", "3", "4", "5", "6"]);
+        assert_eq!(drain(open(&path, Some(4))).1, ["4", "5", "6"], "garbage counts as a line");
+        assert!(drain(open(&path, Some(0))).1.is_empty());
+    }
+
+    fn compress(path: &Path) {
+        use std::os::unix::fs::MetadataExt;
+        let data = std::fs::metadata(path).unwrap();
+        let target = File::create(format!("{}.gz", path.display())).unwrap();
+        let original = format!("{}:{}:{}.{:09}", data.dev(), data.ino(), data.mtime(), data.mtime_nsec());
+        let header = flate2::GzBuilder::new().comment(format!("skep {original}"));
+        let mut encoder = header.write(target, flate2::Compression::fast());
+        encoder.write_all(&std::fs::read(path).unwrap()).unwrap();
+        encoder.finish().unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn compressed_files_are_read_in_order_and_known_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let rotated = |number: u32| PathBuf::from(format!("{}.{number}", path.display()));
+        append(&path, &(entry("1") + &entry("2")));
+        std::fs::rename(&path, rotated(1)).unwrap();
+        compress(&rotated(1));
+        append(&path, &entry("3"));
+        let (cursor, texts) = drain(open(&path, None));
+        assert_eq!(texts, ["1", "2", "3"]);
+        append(&path, &entry("4"));
+        std::fs::rename(format!("{}.gz", rotated(1).display()), format!("{}.gz", rotated(2).display())).unwrap();
+        std::fs::rename(&path, rotated(1)).unwrap();
+        compress(&rotated(1));
+        append(&path, &entry("5"));
+        assert_eq!(drain(cursor).1, ["4", "5"], "what was open is the file that was compressed");
+        for (lines, wanted) in
+            [(1, &["5"][..]), (3, &["3", "4", "5"]), (4, &["2", "3", "4", "5"]), (9, &["1", "2", "3", "4", "5"])]
+        {
+            assert_eq!(drain(open(&path, Some(lines))).1, wanted, "{lines}");
+        }
+        let gz = format!("{}.2.gz", path.display());
+        let bytes = std::fs::read(&gz).unwrap();
+        std::fs::write(&gz, &bytes[..bytes.len() / 2]).unwrap();
+        assert!(drain(open(&path, None)).1.ends_with(&["3".to_owned(), "4".to_owned(), "5".to_owned()]));
+    }
+
+    #[test]
+    fn a_point_in_time_is_found_in_a_large_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let line = |second: usize| {
+            let time = format!(
+                "1970-01-{:02}T{:02}:{:02}:{:02}Z",
+                1 + second / 86400,
+                second / 3600 % 24,
+                second / 60 % 60,
+                second % 60
+            );
+            let text = "x".repeat(second % 97);
+            format!("{{\"log\":\"{second} {text}\\n\",\"stream\":\"stdout\",\"time\":\"{time}\"}}\n")
+        };
+        let old: String = (0..100).map(line).collect();
+        append(&PathBuf::from(format!("{}.1", path.display())), &old);
+        let text: String = (100..40_000).map(line).collect();
+        append(&path, &text);
+        for second in [1_i64, 99, 100, 101, 5_000, 20_000, 39_998, 39_999, 50_000] {
+            let since = second * 1_000_000_000;
+            let cursor = Cursor::open(path.clone(), LogFormat::JsonFile, None, Some(since)).unwrap();
+            assert!(second < 1000 || cursor.position > 0);
+            let (_, texts) = drain(cursor);
+            let first = texts.first().map_or(0, |text| text.split(' ').next().unwrap().parse::<i64>().unwrap());
+            // A little before it, never behind it.
+            assert!(first <= second.min(39_999) && (second > 40_000 || second - first < 1000), "{second}: {first}");
+        }
     }
 }

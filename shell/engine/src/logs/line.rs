@@ -1,6 +1,7 @@
 //! One line of a json-file log.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -27,6 +28,8 @@ pub struct LogLine {
     pub at: i64,
     /// The line with its newline; without one, the next line of the stream continues it.
     pub message: Bytes,
+    /// What the log driver was asked to write with each line (`--log-opt labels`, `env`, `tag`).
+    pub attributes: Vec<(String, String)>,
 }
 
 #[derive(Deserialize)]
@@ -37,6 +40,8 @@ struct Entry<'a> {
     stream: Cow<'a, str>,
     #[serde(borrow, default)]
     time: Cow<'a, str>,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
 }
 
 impl LogLine {
@@ -49,8 +54,16 @@ impl LogLine {
             at: i64::try_from(at.unix_timestamp_nanos()).ok()?,
             time: entry.time.into_owned(),
             message: Bytes::from(entry.log.into_owned()),
+            attributes: entry.attrs.into_iter().collect(),
         })
     }
+}
+
+/// Nanoseconds since the Unix epoch as they are logged.
+pub(super) fn rfc3339(at: i64) -> Option<String> {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at)).ok()?;
+    let ((year, month, day), (hour, minute, second, nano)) = (at.to_calendar_date(), at.to_hms_nano());
+    Some(format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nano:09}Z", u8::from(month)))
 }
 
 pub(super) fn now() -> i64 {

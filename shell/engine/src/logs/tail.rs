@@ -1,4 +1,4 @@
-//! Finds where the last lines of a log begin, reading backwards only as far as needed.
+//! Finds where the last lines of a file of lines begin, reading backwards only as far as needed.
 
 use std::fs::File;
 use std::io;
@@ -6,27 +6,16 @@ use std::os::unix::fs::FileExt;
 
 const BLOCK: usize = 64 * 1024;
 
-/// Which file (by index, oldest first) and where in it the last `lines` lines begin.
-pub(super) fn begin(files: &[File], lines: u64) -> io::Result<(usize, u64)> {
-    let mut missing = lines;
-    for (index, file) in files.iter().enumerate().rev() {
-        let size = file.metadata()?.len();
-        match begin_in(file, size, missing)? {
-            Found::At(position) => return Ok((index, position)),
-            Found::Lines(found) => missing -= found,
-        }
-    }
-    Ok((0, 0))
-}
-
-enum Found {
+/// Where the last lines begin.
+pub(super) enum Found {
     /// Here the wanted lines begin.
     At(u64),
     /// The file has only so many lines.
     Lines(u64),
 }
 
-fn begin_in(file: &File, size: u64, lines: u64) -> io::Result<Found> {
+/// In a plain file of lines.
+pub(super) fn begin_in(file: &File, size: u64, lines: u64) -> io::Result<Found> {
     if lines == 0 {
         return Ok(Found::At(size));
     }
@@ -65,28 +54,28 @@ mod tests {
         file
     }
 
-    #[test]
-    fn last_lines_of_several_files() {
-        let files = [file("1\n2\n"), file(""), file("3\n4\n5")];
-        for (lines, expected) in [
-            (0, (2, 5)),
-            (1, (2, 4)),
-            (2, (2, 2)),
-            (3, (2, 0)),
-            (4, (0, 2)),
-            (5, (0, 0)),
-            (6, (0, 0)),
-            (u64::MAX, (0, 0)),
-        ] {
-            assert_eq!(begin(&files, lines).unwrap(), expected, "{lines}");
+    fn begin(content: &str, lines: u64) -> Result<u64, u64> {
+        let file = file(content);
+        match begin_in(&file, content.len() as u64, lines).unwrap() {
+            Found::At(position) => Ok(position),
+            Found::Lines(found) => Err(found),
         }
+    }
+
+    #[test]
+    fn last_lines() {
+        let content = "3\n4\n5";
+        for (lines, expected) in [(0, Ok(5)), (1, Ok(4)), (2, Ok(2)), (3, Ok(0)), (4, Err(3)), (u64::MAX, Err(3))] {
+            assert_eq!(begin(content, lines), expected, "{lines}");
+        }
+        assert_eq!(begin("", 1), Err(0));
     }
 
     #[test]
     fn lines_longer_than_a_block() {
         let long = "x".repeat(3 * BLOCK);
-        let files = [file(&format!("a\n{long}\n{long}\nb\n"))];
-        assert_eq!(begin(&files, 1).unwrap(), (0, 2 + 2 * (long.len() as u64 + 1)));
-        assert_eq!(begin(&files, 3).unwrap(), (0, 2));
+        let content = format!("a\n{long}\n{long}\nb\n");
+        assert_eq!(begin(&content, 1), Ok(2 + 2 * (long.len() as u64 + 1)));
+        assert_eq!(begin(&content, 3), Ok(2));
     }
 }

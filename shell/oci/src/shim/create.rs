@@ -22,7 +22,8 @@ use super::confine::Confinement;
 use super::executor::Program;
 use super::filter::Filter;
 use super::hold::{HOLD, HeldEnds, HeldStreams, HoldFile};
-use super::{hold, init, launch, log, terminal};
+use super::log_file::Log;
+use super::{hold, init, launch, terminal};
 use crate::attachment::{AttachEnds, null, pipe_pair};
 use crate::cgroup::{Cgroups, ContainerCgroup};
 use crate::client::{Failure, Report};
@@ -133,7 +134,7 @@ fn start(bundle: &Path, attached: Vec<AttachEnds>, made: &mut Made) -> Result<(P
     made.cgroup = Some(cgroup.clone());
     cgroup.create().map_err(step("cannot make the control group"))?;
     if let Some(config) = &config.log {
-        log::Log::open(config).map_err(step("failed to initialize logging driver"))?;
+        Log::open(config).map_err(step("failed to initialize logging driver"))?;
     }
     let mut spec = build_spec(&config, &rootfs, &cgroups).map_err(|error| other(&chain(&error)))?;
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());

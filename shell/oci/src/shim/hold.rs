@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::attached::{Attached, Part};
 use super::exec::{Execs, Finished};
-use super::log::{LINE_MAX, Lines, Log, Stream};
+use super::log::{LINE_MAX, Lines, Stream};
+use super::log_file::Log;
 use super::server::{Asked, Server};
 use super::sink::Sink;
 use super::{terminal, terminals};
@@ -275,18 +276,19 @@ impl Held {
             // A terminal that nobody holds open any more says so by an error.
             Err(_) => 0,
         };
-        let mut text = Vec::new();
-        let lines = if count == 0 {
+        if count == 0 {
             output.pipe = None;
             self.attached.end_output(index);
-            output.lines.finish(&mut text)
         } else {
             self.attached.output(index, &buffer[..count]);
-            output.lines.feed(&buffer[..count], &mut text)
-        };
-        if let Some(log) = &mut self.log {
-            log.write(&text, lines);
         }
+        let Some(log) = &mut self.log else { return };
+        let mut text = Vec::new();
+        let lines = match count {
+            0 => output.lines.finish(&log.encoder, &mut text),
+            _ => output.lines.feed(&buffer[..count], &log.encoder, &mut text),
+        };
+        log.write(&text, lines);
     }
 
     fn reap(&mut self) {
@@ -303,7 +305,7 @@ impl Held {
                 let deadline = Instant::now() + DRAIN;
                 self.attached.end();
                 self.ended = Some(Ended { code, signal, finished_at: now(), deadline });
-            } else {
+            } else if !self.log.as_mut().is_some_and(|log| log.reaped(pid)) {
                 self.execs.reaped(pid, Finished { code, signal }, &mut self.server);
             }
         }
@@ -403,9 +405,9 @@ impl Held {
 
     /// Everything that has to happen once the container's first process has ended, in this order.
     fn finish(&mut self, ended: Ended) {
-        let mut text = Vec::new();
-        let lines = self.outputs.iter_mut().map(|output| output.lines.finish(&mut text)).sum();
         if let Some(log) = &mut self.log {
+            let mut text = Vec::new();
+            let lines = self.outputs.iter_mut().map(|output| output.lines.finish(&log.encoder, &mut text)).sum();
             log.write(&text, lines);
         }
         let oom_killed = self.file.cgroup.oom_killed();

@@ -1,13 +1,11 @@
-//! A container's output as Docker's json-file driver writes it: one JSON object per line of output, a line longer than
-//! 16 KiB in pieces of which only the last ends with a newline. A log that cannot be written loses lines, and says so
-//! once it can be written again; the container never waits for it to be repaired.
+//! A container's output as log entries, in the forms of Docker's drivers: json-file has one JSON object per line of output,
+//! local a protobuf message between two copies of its length. A line longer than 16 KiB comes in pieces of which only the
+//! last ends with a newline.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::config::LogConfig;
-use crate::record::now;
+use crate::config::{LogConfig, LogFormat};
+use crate::record::rfc3339;
 
 /// Longest piece of a line, as in Docker.
 pub(super) const LINE_MAX: usize = 16 * 1024;
@@ -40,13 +38,10 @@ impl Lines {
     }
 
     /// Appends the log lines of what was just read to `out`; answers how many.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> u64 {
+    pub(super) fn feed(&mut self, mut bytes: &[u8], encoder: &Encoder, out: &mut Vec<u8>) -> u64 {
         let mut lines = 0;
-        let mut time = String::new();
+        let time = Time::now(encoder);
         while !bytes.is_empty() {
-            if time.is_empty() {
-                time = now();
-            }
             let room = LINE_MAX - self.rest.len();
             let window = &bytes[..bytes.len().min(room)];
             let (take, complete) = match window.iter().position(|byte| *byte == b'\n') {
@@ -58,10 +53,10 @@ impl Lines {
             let (piece, rest) = bytes.split_at(take);
             if complete {
                 if self.rest.is_empty() {
-                    entry(piece, self.stream, &time, out);
+                    encoder.entry(piece, self.stream, &time, out);
                 } else {
                     self.rest.extend_from_slice(piece);
-                    entry(&self.rest, self.stream, &time, out);
+                    encoder.entry(&self.rest, self.stream, &time, out);
                     self.rest.clear();
                 }
                 lines += 1;
@@ -74,30 +69,154 @@ impl Lines {
     }
 
     /// The end of the stream: what has no newline is logged without one.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> u64 {
+    pub(super) fn finish(&mut self, encoder: &Encoder, out: &mut Vec<u8>) -> u64 {
         if self.rest.is_empty() {
             return 0;
         }
-        entry(&self.rest, self.stream, &now(), out);
+        encoder.entry(&self.rest, self.stream, &Time::now(encoder), out);
         self.rest.clear();
         1
     }
 }
 
-/// One JSON object and a newline.
-fn entry(text: &[u8], stream: Stream, time: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"log\":\"");
-    for chunk in text.utf8_chunks() {
-        escape(chunk.valid(), out);
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice(b"\\ufffd");
+/// When something was written, in the form of the log.
+struct Time {
+    nanos: i64,
+    text: String,
+}
+
+impl Time {
+    fn now(encoder: &Encoder) -> Self {
+        let now = SystemTime::now();
+        let nanos = now.duration_since(UNIX_EPOCH).map_or(0, |it| i64::try_from(it.as_nanos()).unwrap_or(i64::MAX));
+        let text = if encoder.format == LogFormat::JsonFile { rfc3339(now) } else { String::new() };
+        Self { nanos, text }
+    }
+}
+
+/// Writes entries in one of the forms.
+pub(super) struct Encoder {
+    format: LogFormat,
+    /// What goes with every entry, encoded.
+    attributes: Vec<u8>,
+}
+
+impl Encoder {
+    pub(super) fn new(config: &LogConfig) -> Self {
+        let mut attributes = Vec::new();
+        match config.format {
+            LogFormat::JsonFile if config.attributes.is_empty() => {}
+            LogFormat::JsonFile => {
+                attributes.extend_from_slice(b"\",\"attrs\":");
+                attributes.extend(serde_json::to_vec(&config.attributes).unwrap_or_default());
+            }
+            LogFormat::Local => {
+                for (key, value) in &config.attributes {
+                    let mut pair = Vec::new();
+                    bytes_field(1, key.as_bytes(), &mut pair);
+                    bytes_field(2, value.as_bytes(), &mut pair);
+                    bytes_field(6, &pair, &mut attributes);
+                }
+            }
+        }
+        Self { format: config.format, attributes }
+    }
+
+    fn entry(&self, text: &[u8], stream: Stream, time: &Time, out: &mut Vec<u8>) {
+        match self.format {
+            LogFormat::JsonFile => self.json(text, stream, time, out),
+            LogFormat::Local => self.message(text, stream, time, out),
         }
     }
-    out.extend_from_slice(b"\",\"stream\":\"");
-    out.extend_from_slice(stream.name().as_bytes());
-    out.extend_from_slice(b"\",\"time\":\"");
-    out.extend_from_slice(time.as_bytes());
-    out.extend_from_slice(b"\"}\n");
+
+    /// How long the first of several entries is.
+    pub(super) fn first(&self, entries: &[u8]) -> usize {
+        let length = match self.format {
+            LogFormat::JsonFile => entries.iter().position(|byte| *byte == b'\n').map(|index| index + 1),
+            LogFormat::Local => entries.first_chunk().map(|length| u32::from_be_bytes(*length) as usize + 8),
+        };
+        length.unwrap_or(entries.len()).min(entries.len())
+    }
+
+    /// How many bytes at most `room` are whole entries.
+    pub(super) fn whole(&self, entries: &[u8], room: usize) -> usize {
+        if entries.len() <= room {
+            return entries.len();
+        }
+        if self.format == LogFormat::JsonFile {
+            return entries[..room].iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
+        }
+        let mut whole = 0;
+        while whole < entries.len() {
+            let next = whole + self.first(&entries[whole..]);
+            if next > room {
+                break;
+            }
+            whole = next;
+        }
+        whole
+    }
+
+    /// What is said in the container's place.
+    pub(super) fn note(&self, text: &str, out: &mut Vec<u8>) {
+        self.entry(text.as_bytes(), Stream::Stderr, &Time::now(self), out);
+    }
+
+    /// One JSON object and a newline.
+    fn json(&self, text: &[u8], stream: Stream, time: &Time, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"log\":\"");
+        for chunk in text.utf8_chunks() {
+            escape(chunk.valid(), out);
+            if !chunk.invalid().is_empty() {
+                out.extend_from_slice(b"\\ufffd");
+            }
+        }
+        out.extend_from_slice(b"\",\"stream\":\"");
+        out.extend_from_slice(stream.name().as_bytes());
+        if self.attributes.is_empty() {
+            out.push(b'"');
+        } else {
+            out.extend_from_slice(&self.attributes);
+        }
+        out.extend_from_slice(b",\"time\":\"");
+        out.extend_from_slice(time.text.as_bytes());
+        out.extend_from_slice(b"\"}\n");
+    }
+
+    /// `LogEntry` of Docker's `entry.proto`: source 1, time 2, line 3, partial 4, its metadata 5, attributes 6. The line has no
+    /// newline; one that has none yet is partial.
+    fn message(&self, text: &[u8], stream: Stream, time: &Time, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; 4]);
+        bytes_field(1, stream.name().as_bytes(), out);
+        varint(2 << 3, out);
+        varint(time.nanos.cast_unsigned(), out);
+        let line = text.strip_suffix(b"\n");
+        bytes_field(3, line.unwrap_or(text), out);
+        if line.is_none() {
+            out.extend_from_slice(&[4 << 3, 1]);
+            bytes_field(5, &[], out);
+        }
+        out.extend_from_slice(&self.attributes);
+        let length = u32::try_from(out.len() - start - 4).expect("a line is short").to_be_bytes();
+        out[start..start + 4].copy_from_slice(&length);
+        out.extend_from_slice(&length);
+    }
+}
+
+/// A field of a protobuf message that holds bytes.
+fn bytes_field(number: u64, bytes: &[u8], out: &mut Vec<u8>) {
+    varint(number << 3 | 2, out);
+    varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+fn varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.push(value.to_le_bytes()[0]);
 }
 
 fn escape(text: &str, out: &mut Vec<u8>) {
@@ -114,119 +233,6 @@ fn escape(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// A log file.
-pub(super) struct Log {
-    file: Option<File>,
-    path: PathBuf,
-    size: u64,
-    max_size: Option<u64>,
-    max_files: u32,
-    /// Lines lost since it could be written last.
-    missing: u64,
-    /// Lines lost altogether.
-    pub(super) dropped: u64,
-}
-
-impl Log {
-    pub(super) fn open(config: &LogConfig) -> io::Result<Self> {
-        let (file, size) = open(&config.path)?;
-        Ok(Self::new(config, Some(file), size))
-    }
-
-    /// Opened at the next write if it cannot be now.
-    pub(super) fn open_later(config: &LogConfig) -> Self {
-        match open(&config.path) {
-            Ok((file, size)) => Self::new(config, Some(file), size),
-            Err(_) => Self::new(config, None, 0),
-        }
-    }
-
-    fn new(config: &LogConfig, file: Option<File>, size: u64) -> Self {
-        Self {
-            file,
-            path: config.path.clone(),
-            size,
-            max_size: config.max_size.filter(|size| *size > 0),
-            max_files: config.max_files.max(1),
-            missing: 0,
-            dropped: 0,
-        }
-    }
-
-    /// Appends whole log lines, or counts them as lost.
-    pub(super) fn write(&mut self, bytes: &[u8], lines: u64) {
-        if bytes.is_empty() {
-            return;
-        }
-        let written = if self.missing == 0 {
-            self.append(bytes)
-        } else {
-            let mut all = Vec::new();
-            let text = format!("skep: {} log lines were lost because the log could not be written\n", self.missing);
-            entry(text.as_bytes(), Stream::Stderr, &now(), &mut all);
-            all.extend_from_slice(bytes);
-            self.append(&all)
-        };
-        match written {
-            Ok(()) => self.missing = 0,
-            Err(_) => {
-                self.missing += lines;
-                self.dropped += lines;
-            }
-        }
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.max_size.is_some_and(|max| self.size > 0 && self.size + bytes.len() as u64 > max) {
-            self.rotate()?;
-        }
-        if self.file.is_none() {
-            let (file, size) = open(&self.path)?;
-            self.size = size;
-            self.file = Some(file);
-        }
-        let file = self.file.as_mut().expect("opened above");
-        let mut done = 0;
-        while done < bytes.len() {
-            match file.write(&bytes[done..]) {
-                Ok(count) if count > 0 => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => {
-                    // No half line stays behind, or readers stumble over it.
-                    let length = file.metadata().map_or(self.size, |it| it.len().saturating_sub(done as u64));
-                    let _ = file.set_len(length);
-                    return Err(other.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
-                }
-            }
-        }
-        self.size += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// `x` becomes `x.1`, `x.1` becomes `x.2`; the last one goes.
-    fn rotate(&mut self) -> io::Result<()> {
-        let numbered = |number: u32| PathBuf::from(format!("{}.{number}", self.path.display()));
-        self.file = None;
-        if self.max_files > 1 {
-            for number in (1..self.max_files - 1).rev() {
-                let _ = std::fs::rename(numbered(number), numbered(number + 1));
-            }
-            std::fs::rename(&self.path, numbered(1))?;
-        } else {
-            std::fs::remove_file(&self.path)?;
-        }
-        self.size = 0;
-        Ok(())
-    }
-}
-
-fn open(path: &Path) -> io::Result<(File, u64)> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
-    let size = file.metadata()?.len();
-    Ok((file, size))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,13 +245,17 @@ mod tests {
             .collect()
     }
 
+    fn json() -> Encoder {
+        Encoder::new(&LogConfig::default())
+    }
+
     #[test]
     fn lines_are_cut_and_escaped() {
         let mut lines = Lines::new(Stream::Stdout);
         let mut out = Vec::new();
-        assert_eq!(lines.feed(b"a\"\\\x01\tb\nhal", &mut out), 1);
-        assert_eq!(lines.feed(b"f\xff\nend", &mut out), 1);
-        assert_eq!(lines.finish(&mut out), 1);
+        assert_eq!(lines.feed(b"a\"\\\x01\tb\nhal", &json(), &mut out), 1);
+        assert_eq!(lines.feed(b"f\xff\nend", &json(), &mut out), 1);
+        assert_eq!(lines.finish(&json(), &mut out), 1);
         assert_eq!(texts(&out), ["a\"\\\u{1}\tb\n", "half\u{fffd}\n", "end"]);
         assert!(out.ends_with(b"Z\"}\n") && !out.contains(&0));
     }
@@ -256,41 +266,35 @@ mod tests {
         let mut out = Vec::new();
         let mut long = vec![b'x'; LINE_MAX * 2 + 5];
         long.push(b'\n');
-        assert_eq!(lines.feed(&long, &mut out), 3);
+        assert_eq!(lines.feed(&long, &json(), &mut out), 3);
         let pieces: Vec<_> = texts(&out).iter().map(|text| (text.len(), text.ends_with('\n'))).collect();
         assert_eq!(pieces, [(LINE_MAX, false), (LINE_MAX, false), (6, true)]);
     }
 
     #[test]
-    fn a_log_that_cannot_be_written_says_so_later() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let path = dir.path().join("later/x.log");
-        let mut log = Log::open_later(&LogConfig { path: path.clone(), max_size: None, max_files: 1 });
+    fn attributes_stand_where_docker_puts_them() {
+        let attributes = [("tag".to_owned(), "a\"b".to_owned())].into();
+        let encoder = Encoder::new(&LogConfig { attributes, ..LogConfig::default() });
         let mut out = Vec::new();
-        let mut lines = Lines::new(Stream::Stdout);
-        let count = lines.feed(b"1\n2\n", &mut out);
-        log.write(&out, count);
-        assert_eq!(log.dropped, 2);
-        std::fs::create_dir(dir.path().join("later")).expect("mkdir");
-        log.write(&out, count);
-        let written = std::fs::read(&path).expect("read");
-        assert_eq!(
-            texts(&written),
-            ["skep: 2 log lines were lost because the log could not be written\n", "1\n", "2\n"]
-        );
+        assert_eq!(Lines::new(Stream::Stdout).feed(b"x\n", &encoder, &mut out), 1);
+        let text = String::from_utf8(out).expect("UTF-8");
+        assert!(text.starts_with(r#"{"log":"x\n","stream":"stdout","attrs":{"tag":"a\"b"},"time":""#), "{text}");
     }
 
     #[test]
-    fn logs_are_rotated() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let path = dir.path().join("x.log");
-        let mut log = Log::open(&LogConfig { path: path.clone(), max_size: Some(10), max_files: 3 }).expect("open");
-        for text in [&b"11111111\n"[..], b"22222222\n", b"33333333\n", b"44444444\n"] {
-            log.write(text, 1);
-        }
-        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("read");
-        assert_eq!((read("x.log").as_str(), read("x.log.1").as_str()), ("44444444\n", "33333333\n"));
-        assert_eq!(read("x.log.2"), "22222222\n");
-        assert!(!dir.path().join("x.log.3").exists());
+    fn a_local_entry_is_dockers_message() {
+        let attributes = [("k".to_owned(), "v".to_owned())].into();
+        let encoder = Encoder::new(&LogConfig { format: LogFormat::Local, attributes, ..LogConfig::default() });
+        let mut out = Vec::new();
+        encoder.message(b"hi\n", Stream::Stdout, &Time { nanos: 300, text: String::new() }, &mut out);
+        let mut wanted = vec![0, 0, 0, 23, 0x0a, 6];
+        wanted.extend_from_slice(b"stdout");
+        wanted.extend_from_slice(&[
+            0x10, 0xac, 2, 0x1a, 2, b'h', b'i', 0x32, 6, 0x0a, 1, b'k', 0x12, 1, b'v', 0, 0, 0, 23,
+        ]);
+        assert_eq!(out, wanted);
+        out.clear();
+        encoder.message(b"hi", Stream::Stdout, &Time { nanos: 300, text: String::new() }, &mut out);
+        assert_eq!(out[..4], [0, 0, 0, 27], "a piece says that it is one");
     }
 }

@@ -18,13 +18,14 @@ mod hold;
 mod init;
 mod launch;
 mod log;
+mod log_file;
 mod server;
 mod sink;
 mod terminal;
 mod terminals;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Runs as shim; `args` is what follows the word `shim` on the command line. Call it first thing in `main`, while the
@@ -36,6 +37,7 @@ pub fn shim_main(args: impl Iterator<Item = OsString>) -> ExitCode {
         [word, dir] if word == launch::RUN => create::run(PathBuf::from(dir)),
         [word, dir] if word == hold::HOLD => hold::run(PathBuf::from(dir)),
         [word] if word == exec::EXEC => exec::run(),
+        [word, file] if word == log_file::COMPRESS => log_file::compress(Path::new(file)),
         [dir] if dir.as_encoded_bytes().starts_with(b"/") => launch::run(PathBuf::from(dir)),
         _ => ExitCode::from(2),
     }

@@ -56,7 +56,7 @@ impl Fixture {
         let mut config = ContainerConfig::new(id, rootfs, ["sh", "-c", script].map(str::to_owned).to_vec());
         config.cgroup_parent = format!("/skep-test-{}", std::process::id());
         config.hostname = "box".to_owned();
-        config.log = Some(LogConfig { path: dir.path().join("log"), max_size: None, max_files: 1 });
+        config.log = Some(LogConfig { path: dir.path().join("log"), max_files: 1, ..LogConfig::default() });
         Self { dir, config }
     }
 
