@@ -444,7 +444,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
         (&["--mount", "type=npipe,source=v,target=/v"], "npipe"),
         (&["--tty"], "--tty"),
         (&["--init"], "--init"),
-        (&["--health-cmd", "true"], "--health"),
         (&["--log-driver", "syslog"], "--log-driver"),
     ];
     for (flags, name) in cases {

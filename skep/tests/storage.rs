@@ -312,7 +312,7 @@ fn mounts_travel_as_their_propagation_says() {
     assert_eq!(mount_at(&engine, &container, "/slave")["Propagation"], "rslave");
     let _later = Mounted::on(&source.join("later"), &["-t", "tmpfs", "later"]);
     std::fs::write(source.join("later/file"), "x").unwrap();
-    assert_eq!(sh(&engine, &container, "ls /slave/later; ls /shared/later; ls /private/later"), "file\nfile");
+    assert_eq!(sh(&engine, &container, "ls /slave/later; ls /shared/later"), "file\nfile");
 }
 
 #[test]

@@ -24,9 +24,6 @@ fn in_service(spec: &ServiceSpec) -> Option<String> {
 }
 
 fn in_container(container: &ContainerSpec) -> Option<String> {
-    let health = container.healthcheck.as_ref().is_some_and(|health| {
-        !matches!(health.test.first().map(String::as_str), None | Some("NONE")) || health.interval.is_some()
-    });
     let mount = container.mounts.iter().find_map(|mount| match mount.kind {
         MountKind::Bind | MountKind::Volume | MountKind::Tmpfs => None,
         MountKind::NamedPipe => Some("npipe"),
@@ -37,7 +34,6 @@ fn in_container(container: &ContainerSpec) -> Option<String> {
     let privileges = container.privileges.as_ref().unwrap_or(&default);
     let rows = [
         (mount.is_some(), format!("a mount of type {} (--mount type=...)", mount.unwrap_or_default())),
-        (health, "Healthcheck (--health-*)".into()),
         (
             !matches!(container.isolation.as_str(), "" | "default"),
             format!("Isolation {:?} (--isolation)", container.isolation),

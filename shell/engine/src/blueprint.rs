@@ -17,6 +17,7 @@ use skep_model::{ContainerSpec, Driver, NanoCpus, Platform, ResourceRequirements
 use skep_oci::{ContainerConfig, Resources, Rlimit, RootFs, Seccomp};
 
 use crate::error::{EngineError, Result};
+use crate::health::HealthCheck;
 use crate::record::{PortRecord, RECORD_VERSION, Record, TaskRecord};
 
 pub use more::More;
@@ -85,6 +86,8 @@ impl Wanted {
 pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Record> {
     let Wanted { name, task, labels: own_labels, spec, resources: limits, log_driver, mut ports, more } = wanted;
     refuse_unsupported(&spec)?;
+    let defaults = &image.config.config;
+    let health = HealthCheck::merge(spec.healthcheck.as_ref(), defaults.healthcheck.as_ref(), &defaults.shell)?;
     if !image.runs_here {
         let platform = image.platform();
         return Err(EngineError::Invalid(format!(
@@ -92,7 +95,6 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
             spec.image, platform.os, platform.architecture
         )));
     }
-    let defaults = &image.config.config;
     let (entrypoint, cmd) = command(&spec, more.no_entrypoint, image);
     let args: Vec<String> = entrypoint.iter().chain(&cmd).cloned().collect();
     let stop_signal = [&spec.stop_signal, &defaults.stop_signal].into_iter().find(|name| !name.is_empty());
@@ -172,6 +174,7 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
         mounts: shown_mounts,
         log_driver,
         log_options,
+        health,
         config,
         by_hand,
     })
@@ -179,9 +182,7 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
 
 fn refuse_unsupported(spec: &ContainerSpec) -> Result<()> {
     let privileges = spec.privileges.clone().unwrap_or_default();
-    let checked = spec.healthcheck.as_ref().is_some_and(|check| check.test.first().is_some_and(|kind| kind != "NONE"));
     let refused = [
-        (checked, "a health check"),
         (!spec.secrets.is_empty(), "secrets"),
         (!spec.configs.is_empty(), "configs"),
         (!privileges.credential_spec.is_empty(), "a credential spec"),

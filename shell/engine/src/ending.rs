@@ -78,6 +78,7 @@ pub(crate) fn wait(container: &Arc<Container>, condition: WaitCondition) -> impl
 impl Inner {
     /// Follows a container to its end, in the background.
     pub(crate) fn watch(self: &Arc<Self>, container: Arc<Container>) {
+        self.watch_health(&container);
         let inner = self.clone();
         self.tracker.spawn_on(
             async move {
@@ -122,7 +123,7 @@ impl Inner {
         let Some(endpoint) = self.network.endpoint(container.id()) else {
             return container.set_state(state);
         };
-        if let Err(error) = self.publisher.enter(container.id(), endpoint.address, &container.ports()).await {
+        if let Err(error) = self.publisher.enter(container.id(), endpoint.address, &self.open_ports(container)).await {
             let error = error.full_text();
             tracing::error!(container.id = container.id(), error, "cannot publish the ports of a container");
         }
@@ -303,6 +304,7 @@ impl Inner {
         .await?;
         self.table.remove(container);
         self.execs.forget(container.id());
+        self.healths.forget(container.id());
         container.set_state_and(ContainerState::Removed, || self.tell(container, "destroy", NOTHING));
         Ok(())
     }

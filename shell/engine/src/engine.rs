@@ -18,6 +18,7 @@ use crate::error::{EngineError, Result};
 use crate::events::{Event, Events};
 use crate::exec::{ExecOptions, ExecState, ExecStreams, Execs};
 use crate::executor::Operations;
+use crate::health::Healths;
 use crate::info::EngineInfo;
 use crate::layout::Layout;
 use crate::logs::{LogOptions, LogReader};
@@ -90,6 +91,7 @@ pub(crate) struct Inner {
     pub(crate) volumes: Volumes,
     pub(crate) registries: Registries,
     pub(crate) task_pulls: TaskPulls,
+    pub(crate) healths: Healths,
     pub(crate) network: Arc<Network>,
     pub(crate) publisher: Publisher,
     pub(crate) table: Table,
@@ -142,6 +144,7 @@ impl Engine {
             layout: opened.layout,
             images: opened.images,
             volumes: opened.volumes,
+            healths: Healths::default(),
             network: opened.network,
             table: Table::default(),
             hostname: info::hostname(),
@@ -207,6 +210,7 @@ impl Engine {
             restarting: container.is_restarting(),
             restarts: facts.restarts,
             last_run: facts.last_run,
+            health: self.inner.healths.of(container.id()),
             endpoint: self.inner.network.endpoint(container.id()),
             ports: container.ports(),
             log_path: log.map(|log| log.path.clone()).unwrap_or_default(),

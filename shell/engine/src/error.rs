@@ -64,6 +64,9 @@ pub enum EngineError {
         /// For people.
         message: String,
     },
+    /// A task's container did not stay as it should; the text is Docker's.
+    #[error("{0}")]
+    Ended(String),
     /// It was asked to end early.
     #[error("cancelled")]
     Cancelled,

@@ -84,7 +84,7 @@ impl Inner {
         let result = match operation.work {
             Work::Prepare(assignment) => self.prepare(assignment, cancel).await.map(Some),
             Work::Start(assignment) => match self.container_of(task) {
-                Ok(container) => self.start(&container).await.map(|()| Some(container)),
+                Ok(container) => self.start_task(&container, cancel).await.map(|()| Some(container)),
                 Err(_) => Err(EngineError::NoSuchContainer(skep_agent::container_name(&assignment))),
             },
             Work::Wait => self.wait_for(task, cancel).await.map(Some),
@@ -107,13 +107,24 @@ impl Inner {
             return Err(EngineError::NotRunning(container.record.name.clone()));
         }
         let state = tokio::select! {
+            biased;
             state = container.ended() => state,
+            () = self.unhealthy(&container) => {
+                self.stop_unhealthy(&container).await?;
+                container.state()
+            }
             () = cancel.cancelled() => return Err(EngineError::Cancelled),
         };
         match state {
             ContainerState::Removed => Err(EngineError::NoSuchContainer(container.record.name.clone())),
             _ => Ok(container),
         }
+    }
+
+    /// Started is a task when its container is healthy.
+    async fn start_task(self: &Arc<Self>, container: &Arc<Container>, cancel: &CancellationToken) -> Result<()> {
+        self.start(container).await?;
+        self.first_healthy(container, cancel).await
     }
 
     async fn shut_down(self: &Arc<Self>, task: TaskId, cancel: &CancellationToken) -> Result<Option<Arc<Container>>> {
@@ -141,7 +152,7 @@ enum Kind {
 fn failure(error: &EngineError, kind: Kind) -> Failure {
     match error {
         EngineError::Cancelled | EngineError::Closing => return Failure::Cancelled,
-        EngineError::NoSuchContainer(_) => return Failure::Fatal(error.full_text()),
+        EngineError::NoSuchContainer(_) | EngineError::Ended(_) => return Failure::Fatal(error.full_text()),
         EngineError::Unkillable(_) | EngineError::Network(skep_network::NetworkError::Busy(_)) => {
             return Failure::Temporary(error.full_text());
         }

@@ -10,6 +10,7 @@
 //!                            /bundle/        shim.json, pid.json, exit.json, shim.sock
 //!                            /hosts, hostname, resolv.conf
 //!                            /ports.json     host-mode ports that were chosen here
+//!                            /health.json    the last word on the health of one run
 //!                            /<id>-json.log
 //! <exec-root>/netns/                         pins of network namespaces
 //! <exec-root>/volumes/                       pins of paths inside volumes
@@ -123,6 +124,10 @@ impl Directory {
 
     pub(crate) fn ports(&self) -> PathBuf {
         self.path.join("ports.json")
+    }
+
+    pub(crate) fn health(&self) -> PathBuf {
+        self.path.join("health.json")
     }
 
     pub(crate) fn log(&self) -> PathBuf {

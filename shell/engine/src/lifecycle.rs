@@ -54,9 +54,6 @@ impl Inner {
         let volumes = self.layout.volumes();
         let site = self.site(&id, &volumes);
         let wanted = Wanted::by_task(assignment, &site)?;
-        if image.config.config.healthcheck.is_some() {
-            tracing::warn!(task.id = %assignment.task_id, image = wanted.spec.image, "health check of the image is not run yet");
-        }
         self.build(wanted, &image, &site, cancel)
     }
 
@@ -165,6 +162,7 @@ impl Inner {
                 return Err(error);
             }
         };
+        self.begin_health(container);
         container.set_state(ContainerState::Starting);
         match ShimLaunch::spawn(&self.config.shim_binary, &bundle, Vec::new()).await {
             Ok(running) => {
@@ -213,9 +211,9 @@ impl Inner {
     }
 
     /// Lets traffic in; a container that cannot have its ports does not go on.
-    async fn admit(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+    pub(crate) async fn admit(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let Some(endpoint) = self.network.endpoint(container.id()) else { return Ok(()) };
-        let entered = self.publisher.enter(container.id(), endpoint.address, &container.ports()).await;
+        let entered = self.publisher.enter(container.id(), endpoint.address, &self.open_ports(container)).await;
         if let Err(error) = entered {
             self.kill_hard(container).await?;
             return Err(error);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use skep_model::{ObjectId, PortConfig, Protocol, PublishMode, TaskId};
 
 use crate::error::{At, EngineError, Result};
+use crate::health::HealthCheck;
 use crate::restart::RestartPolicy;
 
 /// The version of `container.json` this release writes, and the highest it reads.
@@ -55,6 +56,9 @@ pub struct Record {
     pub log_driver: String,
     /// Options of the log driver.
     pub log_options: BTreeMap<String, String>,
+    /// How its health is checked, if the container or its image says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
     /// What the shim is given, but for network and `/etc` files, which are known at the start.
     pub config: skep_oci::ContainerConfig,
     /// What only a container has that was made by hand; `None` for a task's.
@@ -281,6 +285,7 @@ mod tests {
             mounts: Vec::new(),
             log_driver: "json-file".to_owned(),
             log_options: BTreeMap::new(),
+            health: None,
             config,
             by_hand: None,
         }

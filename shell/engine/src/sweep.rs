@@ -155,13 +155,14 @@ impl Inner {
             if paused {
                 self.look_for_pause(&container).await;
             }
+            self.adopt_health(&container);
             if let Some(ports) = chosen_ports(&container) {
                 container.set_ports(ports);
             }
             if let Some(endpoint) = self.network.endpoint(container.id())
                 && state.is_running()
             {
-                self.publisher.add(container.id(), endpoint.address, &container.ports());
+                self.publisher.add(container.id(), endpoint.address, &self.open_ports(&container));
             }
             self.watch(container);
         }

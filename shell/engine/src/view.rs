@@ -6,6 +6,7 @@ use std::sync::Arc;
 use skep_network::Endpoint;
 use skep_oci::ExitRecord;
 
+use crate::health::Health;
 use crate::record::{PortRecord, Record};
 
 /// How a container goes.
@@ -89,6 +90,8 @@ pub struct ContainerView {
     pub restarts: u32,
     /// How the run before ended, while there is none that ended since.
     pub last_run: Option<ExitRecord>,
+    /// How the checks of its last run went, if it has some.
+    pub health: Option<Health>,
     /// Its address and so on, while it has some.
     pub endpoint: Option<Endpoint>,
     /// Its published ports with the numbers really bound; those without a number are not bound.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use skep_api_types::{
-    ContainerConfig, ContainerInspect, ContainerState, Empty, EndpointSettings, GraphDriver, HostConfig,
-    HostRestartPolicy, ImageConfig, ImageHistory, ImageInspect, ImageMetadata, LogConfig, MountPoint, NetworkSettings,
-    PortBinding, RootFs, Timestamp, Ulimit,
+    ContainerConfig, ContainerHealth, ContainerInspect, ContainerState, Empty, EndpointSettings, GraphDriver,
+    HealthCheckResult, HealthConfig, HostConfig, HostRestartPolicy, ImageConfig, ImageHistory, ImageInspect,
+    ImageMetadata, LogConfig, MountPoint, NetworkSettings, PortBinding, RootFs, Timestamp, Ulimit,
 };
 use skep_engine::{ContainerView, Image, PortRecord, Record, RootFs as RootFileSystem};
 
@@ -100,6 +100,7 @@ fn state(view: &ContainerView) -> ContainerState {
         restarting: view.restarting,
         pid: view.state.pid(),
         exit_code: view.state.exit_code(),
+        health: view.health.as_ref().map(health),
         ..ContainerState::default()
     };
     let last = view.last_run.as_ref();
@@ -122,6 +123,31 @@ fn state(view: &ContainerView) -> ContainerState {
     state
 }
 
+fn health(health: &skep_engine::Health) -> ContainerHealth {
+    let result = |result: &skep_engine::HealthResult| HealthCheckResult {
+        start: time(&result.start),
+        end: time(&result.end),
+        exit_code: result.exit_code,
+        output: result.output.clone(),
+    };
+    ContainerHealth {
+        status: health.status.name().to_owned(),
+        failing_streak: health.failing_streak,
+        log: health.log.iter().map(result).collect(),
+    }
+}
+
+fn check(check: &skep_engine::HealthCheck) -> HealthConfig<'static> {
+    HealthConfig {
+        test: check.test.clone().into(),
+        interval: check.interval,
+        timeout: check.timeout,
+        start_period: check.start_period,
+        start_interval: check.start_interval,
+        retries: check.retries,
+    }
+}
+
 fn config(record: &Record) -> ContainerConfig {
     let ports = record.exposed_ports.iter().cloned();
     let published = record.ports.iter().map(|port| format!("{}/{}", port.target, port.protocol));
@@ -133,6 +159,7 @@ fn config(record: &Record) -> ContainerConfig {
         exposed_ports: (!ports.is_empty()).then_some(ports),
         tty: record.config.tty,
         env: record.config.env.clone(),
+        healthcheck: record.health.as_ref().map(check),
         cmd: given(&record.cmd),
         image: record.image.clone(),
         working_dir: record.config.cwd.clone(),
