@@ -32,11 +32,7 @@ impl Need {
     /// What the tests need beside that.
     const TEST: [Self; 5] = [
         Self { what: "a static busybox", is_there: has_static_busybox, get: Get::Package("busybox-static") },
-        Self {
-            what: "docker-registry",
-            is_there: || has("docker-registry"),
-            get: Get::Package("docker-registry"),
-        },
+        Self { what: "docker-registry", is_there: || has("docker-registry"), get: Get::Package("docker-registry") },
         Self { what: "python3", is_there: || has("python3"), get: Get::Package("python3") },
         Self { what: "cargo-nextest", is_there: || has("cargo-nextest"), get: Get::Cargo("cargo-nextest") },
         Self { what: "cargo-deny", is_there: || has("cargo-deny"), get: Get::Cargo("cargo-deny") },
