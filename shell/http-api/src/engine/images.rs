@@ -157,7 +157,7 @@ impl Images for skep_engine::Engine {
             let lines = loaded.iter().flat_map(|image| image.replaced_line().into_iter().chain([image.line()]));
             Ok(lines.map(|line| Progress { stream: line + "\n", ..Progress::default() }).collect())
         });
-        driven(steps, Box::pin(work))
+        driven(received(steps, |line| line), Box::pin(work))
     }
 
     async fn import(&self, archive: Archive, import: ImageImport) -> Result<String, EngineError> {
@@ -190,17 +190,17 @@ impl Images for skep_engine::Engine {
     fn pull(&self, pull: ImagePull) -> ProgressLines {
         let engine = self.clone();
         let (sender, steps) = mpsc::channel(STEPS);
-        let (steps, work) = translated(steps, async move { pull_all(&engine, &pull, &PullProgress::to(sender)).await });
-        driven(steps, work)
+        let work = async move { pull_all(&engine, &pull, &PullProgress::to(sender)).await };
+        driven(received(steps, line), Box::pin(work))
     }
 
     fn push(&self, repository: String, tag: String, auth: String) -> ProgressLines {
         let engine = self.clone();
         let (sender, steps) = mpsc::channel(STEPS);
-        let (steps, work) = translated(steps, async move {
+        let work = async move {
             push_all(&engine, &repository, &tag, &Credentials::from_header(&auth), &PullProgress::to(sender)).await
-        });
-        driven(steps, work)
+        };
+        driven(received(steps, line), Box::pin(work))
     }
 
     async fn distribution(&self, image: &str, auth: &str) -> Result<DistributionInspect, EngineError> {
@@ -277,50 +277,37 @@ async fn push_all(
     Ok(Vec::new())
 }
 
-/// Turns steps into lines while the work goes on.
-fn translated(
-    steps: mpsc::Receiver<Step>,
-    work: impl Future<Output = Result<Vec<Progress>, EngineError>> + Send + 'static,
-) -> (BoxStream<'static, Progress>, Work) {
-    let steps = stream::unfold(steps, |mut steps| async { steps.recv().await.map(|step| (line(step), steps)) });
-    (steps.boxed(), Box::pin(work))
+/// Lines as they come in, until nobody sends any more.
+fn received<T: Send + 'static>(
+    channel: mpsc::Receiver<T>,
+    line: impl Fn(T) -> Progress + Send + Copy + 'static,
+) -> BoxStream<'static, Progress> {
+    let lines =
+        stream::unfold(
+            channel,
+            move |mut channel| async move { channel.recv().await.map(|step| (line(step), channel)) },
+        );
+    lines.fuse().boxed()
 }
 
 /// What ends with the last lines.
 type Work = BoxFuture<'static, Result<Vec<Progress>, EngineError>>;
 
-/// Where lines come from while the work goes on.
-trait Lines: Send + 'static {
-    fn next_line(&mut self) -> impl Future<Output = Option<Progress>> + Send;
-}
-
-impl Lines for mpsc::Receiver<Progress> {
-    async fn next_line(&mut self) -> Option<Progress> {
-        self.recv().await
-    }
-}
-
-impl Lines for BoxStream<'static, Progress> {
-    async fn next_line(&mut self) -> Option<Progress> {
-        self.next().await
-    }
-}
-
 /// Runs the work while its progress is read; then gives what came last.
-fn driven(lines: impl Lines, work: Work) -> ProgressLines {
+fn driven(lines: BoxStream<'static, Progress>, work: Work) -> ProgressLines {
     let state = (lines, Some(work), VecDeque::new());
     stream::unfold(state, |(mut lines, mut work, mut last)| async move {
         loop {
             let Some(working) = work.as_mut() else {
                 // The sender went with the work.
-                if let Some(line) = lines.next_line().await {
+                if let Some(line) = lines.next().await {
                     return Some((Ok(line), (lines, work, last)));
                 }
                 return last.pop_front().map(|line| (line, (lines, work, last)));
             };
             tokio::select! {
                 biased;
-                Some(line) = lines.next_line() => return Some((Ok(line), (lines, work, last))),
+                Some(line) = lines.next() => return Some((Ok(line), (lines, work, last))),
                 result = working => {
                     work = None;
                     match result {

@@ -24,7 +24,7 @@ use crate::registry::session::{Ask, Session, innermost, refusal};
 use crate::store::ImageStore;
 
 /// Layers that are downloaded at a time, over all pulls (Docker's default).
-const DOWNLOADS: usize = 3;
+pub(crate) const DOWNLOADS: usize = 3;
 /// Failures in a row without a new byte after which a download is given up (Docker's `max-download-attempts`).
 const FAILURES_MAX: u32 = 5;
 /// Failures after which it is given up even when each attempt brought something.

@@ -13,7 +13,7 @@ use crate::error::{Error, IoContext as _, Result};
 use crate::layer::{self, LayerSource, Pins, describe_layer};
 use crate::layout::Staging;
 use crate::reference::Reference;
-use crate::registry::download::{self, Download, State};
+use crate::registry::download::{self, DOWNLOADS, Download, State};
 use crate::registry::error::RegistryError;
 use crate::registry::manifest::{self, Descriptor, Document, Manifest};
 use crate::registry::session::Session;
@@ -113,7 +113,8 @@ impl Registries {
         let raw = self.fetch_config(session, &image.config).await?;
         let staging = Arc::new(store.layout().staging()?);
         let mut work = self.layers(image, &raw, session, &staging, progress).await?;
-        let mut watching: Vec<Option<Watching>> = work.iter().map(|layer| watch(layer, progress)).collect();
+        let mut watching: Vec<Option<Watching>> =
+            work.iter().enumerate().map(|(number, layer)| watch(layer, number >= DOWNLOADS, progress)).collect();
         let config = Config::new(raw.clone())?;
         let mut pins = Pins::new(&store);
         let mut arrival = Arrival::default();
@@ -284,19 +285,17 @@ async fn image_of(
 }
 
 /// Tells how a download goes, and ends with it.
-fn watch(layer: &Layer, progress: &Progress) -> Option<Watching> {
+fn watch(layer: &Layer, is_late: bool, progress: &Progress) -> Option<Watching> {
     let Source::Coming(download) = &layer.source else { return None };
     let (mut state, progress) = (download.state.clone(), progress.clone());
     let (id, total) = (short(layer.descriptor.digest), layer.descriptor.size);
     Some(Watching(tokio::spawn(async move {
-        let mut waited = false;
+        if is_late {
+            progress.layer(&id, "Waiting").await;
+        }
         loop {
             let now = state.borrow_and_update().clone();
             match now {
-                State::Waiting if !waited => {
-                    waited = true;
-                    progress.layer(&id, "Waiting").await;
-                }
                 State::Waiting => {}
                 State::Running(bytes) => progress.count(&id, "Downloading", bytes, total),
                 State::Done => {
