@@ -8,6 +8,7 @@ mod cluster;
 mod image_name;
 mod mounts;
 mod names;
+mod networks;
 mod node;
 mod ports;
 mod references;
@@ -17,8 +18,8 @@ mod unsupported;
 
 use skep_control::Env;
 use skep_model::{
-    ClusterSpec, ConfigId, ConfigSpec, JoinTokens, Labels, NodeId, NodeSpec, SecretId, SecretSpec, ServiceDefinition,
-    ServiceId, Version,
+    ClusterSpec, ConfigId, ConfigSpec, JoinTokens, Labels, NetworkId, NetworkSpec, NodeId, NodeSpec, SecretId,
+    SecretSpec, ServiceDefinition, ServiceId, Version,
 };
 use skep_store::{ChangeSet, State};
 
@@ -52,6 +53,10 @@ pub enum Request {
     },
     /// Removes a service and its tasks.
     RemoveService(ServiceId),
+    /// Creates a network of the swarm.
+    CreateNetwork(Box<NetworkSpec>),
+    /// Removes a network of the swarm.
+    RemoveNetwork(NetworkId),
     /// Replaces the cluster's spec and rotates join tokens.
     UpdateCluster {
         /// The version the user saw.
@@ -134,6 +139,8 @@ pub struct Admitted {
     pub changes: ChangeSet,
     /// The id of a service that was created.
     pub service: Option<ServiceId>,
+    /// The id of a network that was created.
+    pub network: Option<NetworkId>,
     /// For the user.
     pub warnings: Vec<String>,
 }
@@ -188,6 +195,8 @@ pub fn admit(view: &State, principal: Principal, request: Request, env: &mut Env
         Request::UpdateService { service, version, definition } => service::update(view, service, version, definition),
         Request::RollbackService { service, version } => service::rollback(view, service, version),
         Request::RemoveService(service) => service::remove(view, service),
+        Request::CreateNetwork(spec) => networks::create(view, *spec, env),
+        Request::RemoveNetwork(network) => networks::remove(view, network),
         Request::UpdateCluster { version, spec, new_tokens, rotate_unlock_key } => {
             cluster::update(view, version, *spec, new_tokens, rotate_unlock_key)
         }

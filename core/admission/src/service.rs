@@ -8,10 +8,10 @@ use skep_model::{
     ByteSize, NanoCpus, Service, ServiceDefinition, ServiceId, ServiceMode, ServiceSpec, UpdateConfig, Version,
     check_service_name, constraint,
 };
-use skep_store::{Change, State};
+use skep_store::{AtomicGroup, Change, State};
 
 use crate::image_name::is_image_reference;
-use crate::{Admitted, Code, Refusal, mounts, names, ports, references, unsupported};
+use crate::{Admitted, Code, Refusal, mounts, names, networks, ports, references, unsupported};
 
 /// Least processor time that can be asked for, in billionths of a CPU.
 const CPU_MIN: i64 = 1_000_000;
@@ -35,12 +35,10 @@ pub(crate) fn create(view: &State, definition: ServiceDefinition, env: &mut Env)
     }
     check_ports(view, None, spec)?;
     references::check_existence(view, spec)?;
+    let preconditions = networks::check(view, spec)?;
     let service = env.rng.id();
-    Ok(Admitted {
-        changes: vec![Change::CreateService { service, definition }.into()],
-        service: Some(service),
-        warnings: Vec::new(),
-    })
+    let changes = vec![AtomicGroup { preconditions, changes: vec![Change::CreateService { service, definition }] }];
+    Ok(Admitted { changes, service: Some(service), ..Admitted::default() })
 }
 
 pub(crate) fn update(
@@ -60,8 +58,11 @@ pub(crate) fn update(
     }
     check_ports(view, Some(service), spec)?;
     references::check_existence(view, spec)?;
+    networks::check_moved(&stored.spec, spec)?;
+    let preconditions = networks::check(view, spec)?;
     let change = Change::UpdateService { service, expect: version, definition };
-    Ok(Admitted { changes: vec![change.into()], ..Admitted::default() })
+    let changes = vec![AtomicGroup { preconditions, changes: vec![change] }];
+    Ok(Admitted { changes, ..Admitted::default() })
 }
 
 pub(crate) fn rollback(view: &State, service: ServiceId, version: Version) -> Result<Admitted, Refusal> {

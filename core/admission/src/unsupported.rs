@@ -10,16 +10,12 @@ pub(crate) fn check(spec: &ServiceSpec) -> Result<(), Refusal> {
 }
 
 fn in_service(spec: &ServiceSpec) -> Option<String> {
-    let task = &spec.task;
     let mode = match spec.mode {
         ServiceMode::Replicated | ServiceMode::Global => None,
         ServiceMode::ReplicatedJob { .. } => Some("replicated-job"),
         ServiceMode::GlobalJob => Some("global-job"),
     };
-    let rows = [
-        (mode.is_some(), format!("service mode {}", mode.unwrap_or_default())),
-        (!spec.networks.is_empty() || !task.networks.is_empty(), "Networks (--network)".into()),
-    ];
+    let rows = [(mode.is_some(), format!("service mode {}", mode.unwrap_or_default()))];
     first(rows)
 }
 

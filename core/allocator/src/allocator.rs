@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use skep_control::{ControlLoop, Env, InFlight, Plan};
-use skep_model::{Endpoint, PortConfig, Service, ServiceId, Task, TaskId, TaskState};
+use skep_model::{
+    Cidr, Endpoint, Network, NetworkId, PortConfig, Service, ServiceId, Task, TaskId, TaskNetwork, TaskState, VirtualIp,
+};
 use skep_store::{AtomicGroup, Change, Event, Precondition, State};
 
+use crate::addresses::{AddressBook, addresses, virtual_addresses};
+use crate::networks::{self, Lack};
 use crate::ports::{PortConflict, PortTable, ingress_keys};
 
 /// Most groups of changes in one plan; the rest follows in the next step, which is asked for at once.
@@ -15,15 +19,37 @@ pub(crate) const PLAN_MAX: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Allocator {
     ports: PortTable,
+    book: AddressBook,
+    /// Networks to be looked at in this step.
+    dirty_networks: BTreeSet<NetworkId>,
+    /// Networks without a subnet; tried again when one becomes free.
+    poor_networks: BTreeSet<NetworkId>,
     /// New tasks by service: they wait for what is unique.
     waiting: BTreeMap<ServiceId, BTreeSet<TaskId>>,
     /// Services to be looked at in this step.
     dirty: BTreeSet<ServiceId>,
-    /// Services that could not get their ports; tried again when one becomes free.
+    /// Services that could not get their ports or addresses; tried again when one becomes free.
     conflicted: BTreeSet<ServiceId>,
-    endpoints_in_flight: InFlight<ServiceId, Vec<PortConfig>>,
-    /// Tasks that are let pass, with the ports that are held for them meanwhile.
-    tasks_in_flight: InFlight<TaskId, Vec<PortConfig>>,
+    networks_in_flight: InFlight<NetworkId>,
+    endpoints_in_flight: InFlight<ServiceId, PlannedEndpoint>,
+    /// Tasks that are let pass, with what is held for them meanwhile.
+    tasks_in_flight: InFlight<TaskId, PlannedTask>,
+}
+
+/// What an endpoint on its way holds.
+#[derive(Debug, Default)]
+struct PlannedEndpoint {
+    /// Both the old and the new ports.
+    ports: Vec<PortConfig>,
+    /// The new addresses; the old ones are held by the service.
+    virtual_ips: Vec<VirtualIp>,
+}
+
+/// What an attachment on its way holds.
+#[derive(Debug, Default)]
+struct PlannedTask {
+    ports: Vec<PortConfig>,
+    networks: Vec<TaskNetwork>,
 }
 
 impl ControlLoop for Allocator {
@@ -38,6 +64,13 @@ impl ControlLoop for Allocator {
             events.iter().for_each(|event| self.observe(event));
         }
         let mut plan = Plan::default();
+        let mut networks: Vec<_> =
+            std::mem::take(&mut self.dirty_networks).into_iter().filter_map(|id| view.network(id)).collect();
+        // The routing mesh gets the first subnet; then who came first.
+        networks.sort_by_key(|network| (!network.spec.ingress, network.meta.version, network.id));
+        for network in networks {
+            self.give_subnet(view, network, &mut plan);
+        }
         while let Some(id) = self.dirty.pop_first() {
             if plan.changes.len() >= PLAN_MAX {
                 self.dirty.insert(id);
@@ -45,7 +78,7 @@ impl ControlLoop for Allocator {
                 break;
             }
             let Some(service) = view.service(id) else { continue };
-            self.give_ports(view, service, &mut plan);
+            self.give_endpoint(view, service, &mut plan);
             self.let_tasks_pass(view, service, env, &mut plan);
         }
         plan
@@ -56,6 +89,9 @@ impl ControlLoop for Allocator {
 impl Allocator {
     fn reset(&mut self, view: &State) {
         *self = Self::default();
+        for network in view.networks() {
+            self.observe_network(network.id, Some(network));
+        }
         for service in view.services() {
             self.observe_service(service.id, None, Some(service));
         }
@@ -74,16 +110,71 @@ impl Allocator {
                 }
             }
             Event::Task(before, after) => self.observe_task(before.as_deref(), after.as_deref()),
+            Event::Network(before, after) => {
+                if let Some(network) = after.as_ref().or(before.as_ref()) {
+                    self.observe_network(network.id, after.as_deref());
+                }
+            }
             Event::Reset | Event::Cluster(..) | Event::Node(..) | Event::Secret(..) | Event::Config(..) => {}
         }
     }
 
+    fn observe_network(&mut self, id: NetworkId, after: Option<&Network>) {
+        self.networks_in_flight.settle(&id, after.map(|network| network.allocation.version));
+        match after {
+            Some(network) if network.is_allocated() => {
+                self.book.open(network);
+                self.dirty.append(&mut self.conflicted);
+            }
+            Some(network) if network.allocation.reason.is_some() => {
+                self.poor_networks.insert(id);
+                self.dirty.append(&mut self.conflicted);
+            }
+            Some(_) => drop(self.dirty_networks.insert(id)),
+            None => {
+                self.poor_networks.remove(&id);
+                self.book.close(id);
+                self.something_is_free();
+            }
+        }
+    }
+
+    /// Somebody may wait for what was just let go.
+    fn something_is_free(&mut self) {
+        self.dirty.append(&mut self.conflicted);
+        self.dirty_networks.append(&mut self.poor_networks);
+    }
+
+    fn hold_all(&mut self, held: impl IntoIterator<Item = (NetworkId, Cidr)>) {
+        held.into_iter().for_each(|(network, address)| self.book.hold(network, address));
+    }
+
+    fn release_all(&mut self, held: impl IntoIterator<Item = (NetworkId, Cidr)>) {
+        let mut is_free = false;
+        for (network, address) in held {
+            is_free |= self.book.release(network, address);
+        }
+        if is_free {
+            self.something_is_free();
+        }
+    }
+
     fn observe_service(&mut self, id: ServiceId, before: Option<&Service>, after: Option<&Service>) {
+        let ips =
+            |service: Option<&Service>| service.map(|service| service.endpoint.virtual_ips.clone()).unwrap_or_default();
+        if before.map(|service| &service.endpoint.virtual_ips) != after.map(|service| &service.endpoint.virtual_ips) {
+            self.hold_all(virtual_addresses(&ips(after)));
+            self.release_all(virtual_addresses(&ips(before)));
+        }
         let planned = self.endpoints_in_flight.settle(&id, after.map(|service| service.endpoint.version));
         if self.endpoints_in_flight.contains(&id) {
             return; // the ports on their way stay held
         }
-        let old = planned.as_deref().or(before.map(|service| service.endpoint.ports.as_slice())).unwrap_or_default();
+        if let Some(planned) = &planned {
+            self.release_all(virtual_addresses(&planned.virtual_ips));
+        }
+        let old = planned.as_ref().map(|planned| planned.ports.as_slice());
+        let old = old.or(before.map(|service| service.endpoint.ports.as_slice())).unwrap_or_default();
         let new = after.map_or(&[][..], |service| &service.endpoint.ports);
         for key in ingress_keys(new) {
             self.ports.change(key, id, |hold| hold.by_service = true);
@@ -118,9 +209,22 @@ impl Allocator {
                 self.release(key, service, |hold| hold.tasks = hold.tasks.saturating_sub(1));
             }
         }
-        let planned = self.tasks_in_flight.settle(&task.id, after.map(|task| task.attachment.version));
-        for key in ingress_keys(&planned.unwrap_or_default()) {
-            self.release(key, service, |hold| hold.tasks = hold.tasks.saturating_sub(1));
+        let places = |task: Option<&Task>| -> Vec<(NetworkId, Cidr)> {
+            task.filter(|task| !task.state().is_terminal()).map_or_else(Vec::new, |task| {
+                let attachment = &task.attachment;
+                addresses(&attachment.networks).chain(virtual_addresses(&attachment.virtual_ips)).collect()
+            })
+        };
+        let (old, new) = (places(before), places(after));
+        if old != new {
+            self.hold_all(new);
+            self.release_all(old);
+        }
+        if let Some(planned) = self.tasks_in_flight.settle(&task.id, after.map(|task| task.attachment.version)) {
+            for key in ingress_keys(&planned.ports) {
+                self.release(key, service, |hold| hold.tasks = hold.tasks.saturating_sub(1));
+            }
+            self.release_all(addresses(&planned.networks));
         }
         if after.is_some_and(|task| task.state() == TaskState::New) {
             self.waiting.entry(service).or_default().insert(task.id);
@@ -153,42 +257,78 @@ fn holds_ports(task: &Task) -> bool {
 
 // Giving.
 impl Allocator {
-    /// Gives a service its ports, unless it has them or they are on their way.
-    fn give_ports(&mut self, view: &State, service: &Service, plan: &mut Plan) {
-        if self.endpoints_in_flight.contains(&service.id) || has_endpoint(service) {
+    /// Gives a network its subnet, unless it has one or it is on its way.
+    fn give_subnet(&mut self, view: &State, network: &Network, plan: &mut Plan) {
+        if network.is_allocated() || self.networks_in_flight.contains(&network.id) {
+            return;
+        }
+        let allocation = networks::allocate(view, &mut self.book, network);
+        if allocation.reason.is_some() {
+            self.poor_networks.insert(network.id);
+            if allocation.reason == network.allocation.reason {
+                return;
+            }
+        }
+        plan.notes.extend(allocation.reason.as_ref().map(|reason| format!("network {}: {reason}", network.spec.name)));
+        self.networks_in_flight.propose(network.id, Some(network.allocation.version), ());
+        plan.propose(AtomicGroup::of(networks::change(network, allocation)));
+    }
+
+    /// Gives a service its ports and addresses, unless it has them or they are on their way.
+    fn give_endpoint(&mut self, view: &State, service: &Service, plan: &mut Plan) {
+        if self.endpoints_in_flight.contains(&service.id) || has_endpoint(view, service) {
             self.conflicted.remove(&service.id);
             return;
         }
         let old = &service.endpoint;
-        let endpoint = match self.ports.choose(service.id, service.spec.ports(), &old.ports) {
-            Ok(ports) => {
+        let endpoint = match self.choose_endpoint(view, service) {
+            Ok(endpoint) => {
                 self.conflicted.remove(&service.id);
-                Endpoint { allocated_for: Some(service.spec_version), ports, reason: None, ..Endpoint::default() }
+                endpoint
             }
-            Err(conflict) => {
+            Err(lack) => {
                 self.conflicted.insert(service.id);
+                let Lack::Reason(reason) = lack else { return };
                 // Tasks of the revision before keep what they have.
-                Endpoint { reason: Some(explain(view, service, &conflict)), ..old.clone() }
+                let kept = Endpoint { reason: Some(reason), ..old.clone() };
+                if kept.reason == old.reason {
+                    return;
+                }
+                self.hold_all(virtual_addresses(&kept.virtual_ips));
+                kept
             }
         };
-        if endpoint.reason.is_some() && endpoint.reason == old.reason {
-            return;
-        }
         plan.notes.extend(endpoint.reason.clone());
         for key in ingress_keys(&endpoint.ports) {
             self.ports.change(key, service.id, |hold| hold.by_service = true);
         }
         // Until it is seen both the old and the new ports are held.
-        let both = [old.ports.as_slice(), &endpoint.ports].concat();
-        self.endpoints_in_flight.propose(service.id, Some(old.version), both);
+        let ports = [old.ports.as_slice(), &endpoint.ports].concat();
+        let planned = PlannedEndpoint { ports, virtual_ips: endpoint.virtual_ips.clone() };
+        self.endpoints_in_flight.propose(service.id, Some(old.version), planned);
         plan.propose(
             AtomicGroup::of(Change::SetEndpoint { service: service.id, expect: old.version, endpoint })
                 .when(Precondition::ServiceRevision { service: service.id, spec_version: service.spec_version }),
         );
     }
 
+    /// Ports and addresses for the current revision. The addresses are held once more.
+    fn choose_endpoint(&mut self, view: &State, service: &Service) -> Result<Endpoint, Lack> {
+        let old = &service.endpoint;
+        let ports = self
+            .ports
+            .choose(service.id, service.spec.ports(), &old.ports)
+            .map_err(|conflict| Lack::Reason(explain(view, service, &conflict)))?;
+        let virtual_ips = networks::virtual_ips(view, &mut self.book, service, &old.virtual_ips)?;
+        let allocated_for = Some(service.spec_version);
+        Ok(Endpoint { allocated_for, ports, virtual_ips, reason: None, ..Endpoint::default() })
+    }
+
     /// Lets the new tasks of a service pass, or tells them what they wait for.
     fn let_tasks_pass(&mut self, view: &State, service: &Service, env: &Env, plan: &mut Plan) {
+        if self.endpoints_in_flight.contains(&service.id) {
+            return; // looked at again when it is seen
+        }
         let Some(waiting) = self.waiting.get(&service.id) else { return };
         let waiting: Vec<TaskId> =
             waiting.iter().filter(|task| !self.tasks_in_flight.contains(task)).copied().collect();
@@ -199,42 +339,68 @@ impl Allocator {
                 return;
             }
             let Some(task) = view.task(id).filter(|task| task.state() == TaskState::New) else { continue };
-            let (is_given, ports, reason) = match self.ports_for(view, service, task) {
-                Ok(ports) => (true, ports, None),
-                Err(reason) => (false, Vec::new(), reason),
+            let given = match self.choose_attachment(view, service, task) {
+                Ok(given) => given,
+                Err(lack) => {
+                    self.conflicted.insert(service.id);
+                    match lack {
+                        Lack::Reason(reason) if Some(&reason) != task.attachment.reason.as_ref() => {
+                            Given { reason: Some(reason), ..Given::default() }
+                        }
+                        // What it waits for is on its way, or was said.
+                        _ => continue,
+                    }
+                }
             };
-            if !is_given && (reason.is_none() || reason == task.attachment.reason) {
-                continue; // what it waits for is on its way, or was said
-            }
-            for key in ingress_keys(&ports) {
+            for key in ingress_keys(&given.ports) {
                 self.ports.change(key, service.id, |hold| hold.tasks += 1);
             }
-            self.tasks_in_flight.propose(id, Some(task.attachment.version), ports.clone());
+            let planned = PlannedTask { ports: given.ports.clone(), networks: given.networks.clone() };
+            self.tasks_in_flight.propose(id, Some(task.attachment.version), planned);
             plan.propose(
                 AtomicGroup::of(Change::Attach {
                     task: id,
                     expect: task.attachment.version,
-                    done: is_given,
-                    ports,
-                    reason,
+                    done: given.reason.is_none(),
+                    ports: given.ports,
+                    networks: given.networks,
+                    virtual_ips: given.virtual_ips,
+                    reason: given.reason,
                 })
                 .when(Precondition::EndpointIs(service.id, service.endpoint.version)),
             );
         }
     }
-}
 
-impl Allocator {
-    /// The ports of a task, or why it has none yet (`None`: they are on their way).
-    fn ports_for(&mut self, view: &State, service: &Service, task: &Task) -> Result<Vec<PortConfig>, Option<String>> {
+    /// What a new task is given. Its addresses are held once.
+    fn choose_attachment(&mut self, view: &State, service: &Service, task: &Task) -> Result<Given, Lack> {
+        let (spec, endpoint) = (view.spec_of(task), &service.endpoint);
+        let is_current = task.spec_version == service.spec_version;
+        let mut given = Given { ports: self.ports_for(view, service, task)?, ..Given::default() };
+        if !networks::has_networks(view, spec) {
+            return Ok(given);
+        }
+        if networks::has_virtual_ips(view, spec) {
+            let is_given = endpoint.allocated_for == Some(task.spec_version) && endpoint.reason.is_none();
+            if is_current && !is_given {
+                return Err(endpoint.reason.clone().map_or(Lack::Wait, Lack::Reason));
+            }
+            given.virtual_ips.clone_from(&endpoint.virtual_ips);
+        }
+        given.networks = networks::places(view, &mut self.book, spec)?;
+        Ok(given)
+    }
+
+    /// The ports of a task.
+    fn ports_for(&mut self, view: &State, service: &Service, task: &Task) -> Result<Vec<PortConfig>, Lack> {
         let (wanted, endpoint) = (view.spec_of(task).ports(), &service.endpoint);
         let is_current = task.spec_version == service.spec_version;
         if wanted.is_empty() {
             Ok(Vec::new())
         } else if endpoint.allocated_for == Some(task.spec_version) && (endpoint.reason.is_none() || !is_current) {
             Ok(endpoint.ports.clone())
-        } else if is_current || self.endpoints_in_flight.contains(&service.id) {
-            Err(endpoint.reason.clone().filter(|_| is_current))
+        } else if is_current {
+            Err(endpoint.reason.clone().map_or(Lack::Wait, Lack::Reason))
         } else {
             // While an update is paused a task may follow one of a revision before the current one.
             let is_sibling = |other: &&std::sync::Arc<Task>| {
@@ -242,18 +408,27 @@ impl Allocator {
             };
             let sibling = view.tasks_of_service(service.id).find(is_sibling);
             let known = sibling.map_or(endpoint.ports.as_slice(), |sibling| &sibling.attachment.ports);
-            self.ports.choose(service.id, wanted, known).map_err(|conflict| {
-                self.conflicted.insert(service.id);
-                Some(explain(view, service, &conflict))
-            })
+            self.ports
+                .choose(service.id, wanted, known)
+                .map_err(|conflict| Lack::Reason(explain(view, service, &conflict)))
         }
     }
 }
 
+/// What a new task is given.
+#[derive(Debug, Default)]
+struct Given {
+    ports: Vec<PortConfig>,
+    networks: Vec<TaskNetwork>,
+    virtual_ips: Vec<VirtualIp>,
+    reason: Option<String>,
+}
+
 /// True when a service has what its current revision asks for.
-fn has_endpoint(service: &Service) -> bool {
+fn has_endpoint(view: &State, service: &Service) -> bool {
     let endpoint = &service.endpoint;
-    if service.spec.ports().is_empty() && endpoint.ports.is_empty() {
+    let wants_nothing = service.spec.ports().is_empty() && !networks::has_virtual_ips(view, &service.spec);
+    if wants_nothing && endpoint.ports.is_empty() && endpoint.virtual_ips.is_empty() {
         return endpoint.reason.is_none();
     }
     endpoint.allocated_for == Some(service.spec_version) && endpoint.reason.is_none()

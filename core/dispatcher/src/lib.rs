@@ -317,6 +317,7 @@ impl Dispatcher {
                 }
                 Event::Reset
                 | Event::Service(..)
+                | Event::Network(..)
                 | Event::Node(None, None)
                 | Event::Cluster(_, None)
                 // They never change but for their labels, and tasks say which are needed.

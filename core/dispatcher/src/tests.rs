@@ -101,7 +101,15 @@ impl World {
         let expect = GroupVersion(0);
         self.commit(vec![
             AtomicGroup::of(Change::CreateTask(Box::new(new)))
-                .and(Change::Attach { task: task(number), expect, done: true, ports: vec![], reason: None })
+                .and(Change::Attach {
+                    task: task(number),
+                    expect,
+                    done: true,
+                    ports: vec![],
+                    networks: vec![],
+                    virtual_ips: vec![],
+                    reason: None,
+                })
                 .and(Change::Place { task: task(number), expect, node: Some(node()), reason: None }),
         ]);
     }

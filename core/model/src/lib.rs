@@ -1,6 +1,6 @@
 //! The nouns of a skep cluster, and the rules about one value of them.
 //!
-//! Specs are what a user wrote, status is what a node reported, and the objects ([`Cluster`], [`Node`], [`Service`], [`Task`])
+//! Specs are what a user wrote, status is what a node reported, and the objects ([`Cluster`], [`Node`], [`Service`], [`Task`], [`Network`])
 //! hold both, split into *field groups* with one writer each. Nothing here knows a wire format, a clock or another object:
 //! those rules live in the store, the deciders and the edge crates. Everybody uses this crate; it uses nobody.
 
@@ -8,6 +8,7 @@ mod cluster;
 pub mod constraint;
 mod id;
 mod name;
+mod network;
 mod node;
 mod quantity;
 mod sealed;
@@ -21,6 +22,10 @@ mod time;
 pub use cluster::{CaConfig, Cluster, ClusterSpec, JoinTokens, LEVEL, Orchestration, RaftConfig, RootCa};
 pub use id::{ClusterId, ConfigId, IdError, NetworkId, NodeId, ObjectId, SecretId, ServiceId, SessionId, TaskId};
 pub use name::{NameError, check_object_name, check_service_name};
+pub use network::{
+    Cidr, CidrError, INGRESS_NAME, IpamConfig, IpamOptions, Network, NetworkAllocation, NetworkSpec, PREDEFINED_LABEL,
+    TaskNetwork, VXLAN_ID_LIST, VirtualIp,
+};
 pub use node::{
     Availability, EngineDescription, ManagerAddress, Node, NodeCertificate, NodeDescription, NodeObserved, NodeRole,
     NodeSpec, NodeState, NodeStatus, Platform, Plugin, TlsInfo,

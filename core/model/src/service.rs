@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{ClusterTime, GroupVersion, Meta, PortConfig, ServiceId, ServiceSpec, SpecVersion, WallTime};
+use crate::{ClusterTime, GroupVersion, Meta, PortConfig, ServiceId, ServiceSpec, SpecVersion, VirtualIp, WallTime};
 
 /// What a user gives to create or update a service: the spec and, for replicated ones, the scale.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,6 +64,8 @@ pub struct Endpoint {
     pub allocated_for: Option<SpecVersion>,
     /// The ports with their published numbers filled in.
     pub ports: Vec<PortConfig>,
+    /// Its address on each network.
+    pub virtual_ips: Vec<VirtualIp>,
     /// Why nothing could be given yet, for people.
     pub reason: Option<String>,
     /// Version of this group.

@@ -41,6 +41,12 @@ impl ServiceSpec {
         self.endpoint.as_ref().map_or(&[], |endpoint| &endpoint.ports)
     }
 
+    /// The networks of its tasks, wherever the API gave them.
+    #[must_use]
+    pub fn networks(&self) -> &[NetworkAttachmentConfig] {
+        if self.task.networks.is_empty() { &self.networks } else { &self.task.networks }
+    }
+
     /// True when a task made from `other` would be equal to one made from this spec.
     #[must_use]
     pub fn is_same_for_tasks(&self, other: &Self) -> bool {

@@ -4,8 +4,8 @@
 use std::fmt;
 
 use crate::{
-    ClusterTime, DesiredState, GroupVersion, NodeId, PortConfig, ServiceId, SpecVersion, Stamp, TaskId, TaskState,
-    WallTime,
+    ClusterTime, DesiredState, GroupVersion, NodeId, PortConfig, ServiceId, SpecVersion, Stamp, TaskId, TaskNetwork,
+    TaskState, VirtualIp, WallTime,
 };
 
 /// Which of a service's places a task fills.
@@ -138,6 +138,10 @@ pub struct Attachment {
     pub done: Option<Stamp>,
     /// Published ports of the task: the service's, with numbers filled in.
     pub ports: Vec<PortConfig>,
+    /// Its networks, that of the routing mesh first.
+    pub networks: Vec<TaskNetwork>,
+    /// The service's addresses when it was attached.
+    pub virtual_ips: Vec<VirtualIp>,
     /// Why something is missing, for people.
     pub reason: Option<String>,
     /// Version of this group.

@@ -160,8 +160,16 @@ fn a_held_task_that_fails_waits_for_its_turn() {
 
 fn attach_and_place(world: &mut World, task: &Task, node: &str) {
     world.must_commit(vec![
-        Change::Attach { task: task.id, expect: task.attachment.version, done: true, ports: Vec::new(), reason: None }
-            .into(),
+        Change::Attach {
+            task: task.id,
+            expect: task.attachment.version,
+            done: true,
+            ports: Vec::new(),
+            networks: Vec::new(),
+            virtual_ips: Vec::new(),
+            reason: None,
+        }
+        .into(),
         Change::Place { task: task.id, expect: task.placed.version, node: Some(node_id(node)), reason: None }.into(),
     ]);
 }

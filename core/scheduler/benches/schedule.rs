@@ -38,8 +38,16 @@ fn world(tasks: u64, service: AService) -> World {
     let created: Vec<AtomicGroup> = (1..=tasks).map(|n| Change::CreateTask(Box::new(new(n))).into()).collect();
     world.must_commit(created);
     let attached = world.state.tasks().map(|task| {
-        Change::Attach { task: task.id, expect: task.attachment.version, done: true, ports: Vec::new(), reason: None }
-            .into()
+        Change::Attach {
+            task: task.id,
+            expect: task.attachment.version,
+            done: true,
+            ports: Vec::new(),
+            networks: Vec::new(),
+            virtual_ips: Vec::new(),
+            reason: None,
+        }
+        .into()
     });
     world.must_commit(attached.collect());
     world

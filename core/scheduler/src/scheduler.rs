@@ -78,7 +78,7 @@ impl Scheduler {
         let mut maybe_unused = BTreeSet::new();
         for event in events {
             match event {
-                Event::Reset | Event::Secret(..) | Event::Config(..) => {}
+                Event::Reset | Event::Network(..) | Event::Secret(..) | Event::Config(..) => {}
                 Event::Cluster(..) => self.observe_cluster(view),
                 Event::Node(before, after) => {
                     let Some(node) = after.as_ref().or(before.as_ref()) else { continue };

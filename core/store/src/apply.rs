@@ -12,6 +12,7 @@ use skep_model::{
 };
 
 use crate::change::{NewCluster, NewNode, NewTask, shared};
+use crate::network;
 use crate::state::NAMESPACE;
 use crate::{AtomicGroup, Change, Entry, Event, Precondition, State};
 
@@ -146,6 +147,10 @@ fn check(state: &State, precondition: &Precondition) -> Result<(), Rejection> {
                 return unmet(format!("service {service} has another endpoint"));
             }
         }
+        Precondition::NetworkExists(network) => {
+            network::find(state, *network)?;
+        }
+        Precondition::NetworkUnused(network) => network::check_unused(state, *network)?,
         Precondition::NodeTakesTasks(node) => {
             if !state.node(*node).is_some_and(|node| node.takes_tasks()) {
                 return unmet(format!("node {node} takes no tasks"));
@@ -243,6 +248,11 @@ fn write(state: &mut State, change: &Change, events: &mut Vec<Event>) -> Result<
             })
         }
         Change::RemoveService(service) => remove_service(state, *service, events),
+        Change::CreateNetwork(new) => network::create(state, new, events),
+        Change::SetNetworkAllocation { network, expect, allocation } => {
+            network::allocate(state, *network, *expect, allocation, events)
+        }
+        Change::RemoveNetwork(network) => network::remove(state, *network, events),
         Change::CreateTask(new) => create_task(state, new, events),
         Change::SetIntent { task, expect, desired, start_at, start_after } => {
             edit_task(state, *task, events, |task, stamp, version| {
@@ -260,11 +270,13 @@ fn write(state: &mut State, change: &Change, events: &mut Vec<Event>) -> Result<
                 Ok(())
             })
         }
-        Change::Attach { task, expect, done, ports, reason } => {
+        Change::Attach { task, expect, done, ports, networks, virtual_ips, reason } => {
             edit_task(state, *task, events, |task, stamp, version| {
                 expect_group(task.attachment.version, *expect, "task", &task.id, "attachment")?;
                 task.attachment.done = done.then_some(stamp);
                 task.attachment.ports.clone_from(ports);
+                task.attachment.networks.clone_from(networks);
+                task.attachment.virtual_ips.clone_from(virtual_ips);
                 task.attachment.reason.clone_from(reason);
                 task.attachment.version = version;
                 Ok(())
@@ -297,11 +309,11 @@ fn stamp(state: &State) -> Stamp {
     Stamp { cluster: state.time, wall: state.wall }
 }
 
-fn new_meta(state: &State) -> Meta {
+pub(crate) fn new_meta(state: &State) -> Meta {
     Meta { version: Version(state.index), created_at: state.wall, updated_at: state.wall }
 }
 
-fn not_found(kind: &'static str, id: &impl ObjectId) -> Rejection {
+pub(crate) fn not_found(kind: &'static str, id: &impl ObjectId) -> Rejection {
     Rejection::NotFound { kind, id: id.to_string() }
 }
 
@@ -317,7 +329,7 @@ fn expect_version(stored: Version, seen: Version) -> Result<(), Rejection> {
     if stored == seen { Ok(()) } else { Err(Rejection::OutOfSequence) }
 }
 
-fn expect_group(
+pub(crate) fn expect_group(
     stored: GroupVersion,
     seen: GroupVersion,
     kind: &'static str,

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use skep_model::{
     Availability, ClusterId, ClusterSpec, ClusterTime, ConfigId, ConfigSpec, DesiredState, Endpoint, GroupVersion,
-    Labels, Lineage, ManagerAddress, NodeCertificate, NodeDescription, NodeId, NodeRole, NodeSpec, NodeStatus,
-    PortConfig, RestartHistory, RootCa, SecretId, SecretSpec, ServiceDefinition, ServiceId, Slot, SpecVersion, TaskId,
-    TaskStatus, UpdateStatus, Version, WallTime,
+    Labels, Lineage, ManagerAddress, NetworkAllocation, NetworkId, NetworkSpec, NodeCertificate, NodeDescription,
+    NodeId, NodeRole, NodeSpec, NodeStatus, PortConfig, RestartHistory, RootCa, SecretId, SecretSpec,
+    ServiceDefinition, ServiceId, Slot, SpecVersion, TaskId, TaskNetwork, TaskStatus, UpdateStatus, Version, VirtualIp,
+    WallTime,
 };
 
 /// One record of the Raft log: proposals that were collected while the one before was in flight.
@@ -87,6 +88,10 @@ pub enum Precondition {
     NodeTakesTasks(NodeId),
     /// The task's intent group has this version.
     IntentIs(TaskId, GroupVersion),
+    /// The network exists.
+    NetworkExists(NetworkId),
+    /// No service names the network, and none needs it for its published ports.
+    NetworkUnused(NetworkId),
 }
 
 /// One write to one field group.
@@ -192,6 +197,20 @@ pub enum Change {
     /// Removes a service; the orchestrator then lets its tasks end. Writer: admission.
     RemoveService(ServiceId),
 
+    /// Creates a network. Writer: `swarm init`, admission.
+    CreateNetwork(Box<NewNetwork>),
+    /// Records what the allocator gave a network. Writer: allocator.
+    SetNetworkAllocation {
+        /// The network.
+        network: NetworkId,
+        /// The version that was read.
+        expect: GroupVersion,
+        /// What was given; the version inside is ignored.
+        allocation: Box<NetworkAllocation>,
+    },
+    /// Removes a network. Writer: admission.
+    RemoveNetwork(NetworkId),
+
     /// Creates a task in `New`. Writer: orchestrator.
     CreateTask(Box<NewTask>),
     /// Says what is wanted of a task. Writer: orchestrator.
@@ -217,6 +236,10 @@ pub enum Change {
         done: bool,
         /// Published ports with numbers.
         ports: Vec<PortConfig>,
+        /// Networks with addresses.
+        networks: Vec<TaskNetwork>,
+        /// The service's addresses.
+        virtual_ips: Vec<VirtualIp>,
         /// Why something is missing.
         reason: Option<String>,
     },
@@ -313,6 +336,15 @@ pub struct NewNode {
     pub certificate: NodeCertificate,
     /// Where it is reached as a manager.
     pub manager: Option<ManagerAddress>,
+}
+
+/// A new network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewNetwork {
+    /// Its id.
+    pub id: NetworkId,
+    /// What was asked for.
+    pub spec: Arc<NetworkSpec>,
 }
 
 /// A new task.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skep_model::{Cluster, Config, Node, Secret, Service, Task};
+use skep_model::{Cluster, Config, Network, Node, Secret, Service, Task};
 
 /// One committed change of one object, with the object before and after (`None`: it was created, or removed).
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub enum Event {
     Node(Option<Arc<Node>>, Option<Arc<Node>>),
     /// A service.
     Service(Option<Arc<Service>>, Option<Arc<Service>>),
+    /// A network.
+    Network(Option<Arc<Network>>, Option<Arc<Network>>),
     /// A task.
     Task(Option<Arc<Task>>, Option<Arc<Task>>),
     /// A secret.

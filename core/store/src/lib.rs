@@ -15,12 +15,15 @@
 mod apply;
 mod change;
 mod event;
+mod network;
 mod restore;
 mod revision;
 mod state;
 
 pub use apply::{Applied, Outcome, Rejection, apply};
-pub use change::{AtomicGroup, Change, ChangeSet, Entry, NewCluster, NewNode, NewTask, Precondition, Proposal};
+pub use change::{
+    AtomicGroup, Change, ChangeSet, Entry, NewCluster, NewNetwork, NewNode, NewTask, Precondition, Proposal,
+};
 pub use event::Event;
 pub use restore::{Parts, RestoreError};
 pub use revision::fulfils;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use skep_model::{
-    Cluster, ClusterTime, Config, Node, Secret, Service, ServiceId, ServiceSpec, SpecVersion, Task, WallTime,
+    Cluster, ClusterTime, Config, Network, Node, Secret, Service, ServiceId, ServiceSpec, SpecVersion, Task, WallTime,
 };
 
 use crate::State;
@@ -32,6 +32,8 @@ pub struct Parts {
     pub secrets: Vec<Secret>,
     /// All configs.
     pub configs: Vec<Config>,
+    /// All networks.
+    pub networks: Vec<Network>,
 }
 
 /// A snapshot whose parts do not fit together: it is damaged, or was written by something else.
@@ -90,6 +92,12 @@ impl State {
                 return Err(twice("service", &id));
             }
             state.put_service(service);
+        }
+        for network in parts.networks {
+            let (id, name) = (network.id, network.spec.name.clone());
+            if !state.add_network(network) {
+                return Err(twice("network", &format!("{name} ({id})")));
+            }
         }
         for task in parts.tasks {
             state.require_revision(task.service_id, task.spec_version)?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use skep_model::{
-    Cluster, ClusterTime, Config, ConfigId, Node, NodeId, Secret, SecretId, Service, ServiceId, ServiceSpec,
-    SpecVersion, Task, TaskId, WallTime,
+    Cluster, ClusterTime, Config, ConfigId, Network, NetworkId, Node, NodeId, Secret, SecretId, Service, ServiceId,
+    ServiceSpec, SpecVersion, Task, TaskId, WallTime,
 };
 
 /// Names are unique within a namespace; there is one so far.
@@ -33,6 +33,8 @@ pub struct State {
     pub(crate) revisions: OrdMap<(ServiceId, SpecVersion), Revision>,
     pub(crate) tasks: OrdMap<TaskId, Arc<Task>>,
     pub(crate) service_names: OrdMap<(Namespace, String), ServiceId>,
+    pub(crate) networks: OrdMap<NetworkId, Arc<Network>>,
+    pub(crate) network_names: OrdMap<(Namespace, String), NetworkId>,
     pub(crate) tasks_by_service: OrdSet<(ServiceId, TaskId)>,
     pub(crate) tasks_by_node: OrdSet<(NodeId, TaskId)>,
     pub(crate) secrets: OrdMap<SecretId, Arc<Secret>>,

@@ -118,6 +118,8 @@ impl Blueprint {
                 expect: group_version(task.map(|task| task.attachment.version)),
                 done: true,
                 ports: Vec::new(),
+                networks: Vec::new(),
+                virtual_ips: Vec::new(),
                 reason: None,
             },
             10 => Change::Place {
@@ -176,6 +178,7 @@ fn parts_of(state: &State) -> Parts {
         tasks: state.tasks().map(|task| (**task).clone()).collect(),
         secrets: state.secrets().map(|secret| (**secret).clone()).collect(),
         configs: state.configs().map(|config| (**config).clone()).collect(),
+        networks: state.networks().map(|network| (**network).clone()).collect(),
     }
 }
 

@@ -32,7 +32,11 @@ pub use decode::{DecodeError, decode};
 pub use exec::{ExecConfig, ExecInspect, ExecProcess, ExecStart, WaitError, WaitResponse};
 pub use filters::{FilterError, Filters};
 pub use image::*;
-pub use network::{EndpointResource, Ipam, IpamConfig, NetworkPeer, NetworkReference, NetworkResource};
+pub use network::{
+    EndpointResource, Ipam, IpamConfig, NetworkAttachment, NetworkConnect, NetworkCreate, NetworkCreated,
+    NetworkDisconnect, NetworkPeer, NetworkReference, NetworkResource, NetworksPruned, SwarmDriver, SwarmIpam,
+    SwarmIpamConfig, SwarmNetwork, SwarmNetworkSpec,
+};
 pub use node::*;
 pub use observe::*;
 pub use query::{QueryError, boolean, event_time, strict_boolean, unix_time, version_index};

@@ -35,6 +35,19 @@ pub struct Endpoint<'a> {
     pub spec: EndpointSpec<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortConfig<'a>>,
+    #[serde(rename = "VirtualIPs", skip_serializing_if = "Vec::is_empty")]
+    pub virtual_ips: Vec<VirtualIp>,
+}
+
+/// The address of a service on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VirtualIp {
+    /// Which network.
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    /// The address, CIDR.
+    pub addr: String,
 }
 
 /// How an update goes.
@@ -91,7 +104,14 @@ impl<'a> Endpoint<'a> {
         Self {
             spec: service.spec.endpoint.as_ref().map(EndpointSpec::of).unwrap_or_default(),
             ports: service.endpoint.ports.iter().map(PortConfig::of).collect(),
+            virtual_ips: service.endpoint.virtual_ips.iter().map(VirtualIp::of).collect(),
         }
+    }
+}
+
+impl VirtualIp {
+    fn of(ip: &model::VirtualIp) -> Self {
+        Self { network_id: ip.network.to_string(), addr: ip.address.to_string() }
     }
 }
 

@@ -7,7 +7,7 @@ use skep_model as model;
 use skep_model::ObjectId as _;
 
 use crate::text::is_zero;
-use crate::{Map, ObjectVersion, PortConfig, TaskSpec, Text, Timestamp};
+use crate::{Map, NetworkAttachment, ObjectVersion, PortConfig, TaskSpec, Text, Timestamp};
 
 /// A task.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct Task<'a> {
     pub status: TaskStatus<'a>,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub desired_state: Text<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks_attachments: Vec<NetworkAttachment>,
 }
 
 /// How far a task is.
@@ -102,6 +104,7 @@ impl<'a> Task<'a> {
                 port_status: PortStatus { ports: status.ports.iter().map(PortConfig::of).collect() },
             },
             desired_state: Cow::Borrowed(task.intent.desired.as_state().name()),
+            networks_attachments: Vec::new(),
         }
     }
 }

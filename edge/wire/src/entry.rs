@@ -8,6 +8,7 @@ use skep_store::{AtomicGroup, Change, Entry, NewCluster, NewNode, NewTask, Preco
 
 use crate::common::{desired_number, desired_state, id, optional_id, port_number};
 use crate::error::{DecodeError, Result, require};
+use crate::network::all;
 use crate::node::{availability, availability_number, role, role_number};
 use crate::service::ports;
 use crate::stored;
@@ -115,6 +116,8 @@ impl From<&Precondition> for stored::Precondition {
                 wire::Kind::EndpointIs(wire::EndpointIs { service: service.to_string(), version: version.0 })
             }
             Precondition::NodeTakesTasks(node) => wire::Kind::NodeTakesTasks(node.to_string()),
+            Precondition::NetworkExists(network) => wire::Kind::NetworkExists(network.to_string()),
+            Precondition::NetworkUnused(network) => wire::Kind::NetworkUnused(network.to_string()),
             Precondition::IntentIs(task, version) => {
                 wire::Kind::IntentIs(wire::IntentIs { task: task.to_string(), version: version.0 })
             }
@@ -139,6 +142,8 @@ impl TryFrom<stored::Precondition> for Precondition {
             Kind::ServiceExists(service) => Self::ServiceExists(id(&service)?),
             Kind::EndpointIs(endpoint) => Self::EndpointIs(id(&endpoint.service)?, GroupVersion(endpoint.version)),
             Kind::NodeTakesTasks(node) => Self::NodeTakesTasks(id(&node)?),
+            Kind::NetworkExists(network) => Self::NetworkExists(id(&network)?),
+            Kind::NetworkUnused(network) => Self::NetworkUnused(id(&network)?),
             Kind::IntentIs(intent) => Self::IntentIs(id(&intent.task)?, GroupVersion(intent.version)),
         })
     }
@@ -199,6 +204,15 @@ impl From<&Change> for stored::Change {
                 status: status.as_ref().map(Into::into),
             }),
             Change::RemoveService(service) => wire::Kind::RemoveService(service.to_string()),
+            Change::CreateNetwork(new) => wire::Kind::CreateNetwork((&**new).into()),
+            Change::SetNetworkAllocation { network, expect, allocation } => {
+                wire::Kind::SetNetworkAllocation(wire::SetNetworkAllocation {
+                    network: network.to_string(),
+                    expect: expect.0,
+                    allocation: Some((&**allocation).into()),
+                })
+            }
+            Change::RemoveNetwork(network) => wire::Kind::RemoveNetwork(network.to_string()),
             Change::CreateTask(new) => wire::Kind::CreateTask((&**new).into()),
             Change::SetIntent { task, expect, desired, start_at, start_after } => {
                 wire::Kind::SetIntent(wire::SetIntent {
@@ -209,13 +223,17 @@ impl From<&Change> for stored::Change {
                     start_after: start_after.map(|task| task.to_string()),
                 })
             }
-            Change::Attach { task, expect, done, ports, reason } => wire::Kind::Attach(wire::Attach {
-                task: task.to_string(),
-                expect: expect.0,
-                done: *done,
-                ports: ports.iter().map(Into::into).collect(),
-                reason: reason.clone(),
-            }),
+            Change::Attach { task, expect, done, ports, networks, virtual_ips, reason } => {
+                wire::Kind::Attach(wire::Attach {
+                    task: task.to_string(),
+                    expect: expect.0,
+                    done: *done,
+                    ports: ports.iter().map(Into::into).collect(),
+                    reason: reason.clone(),
+                    networks: networks.iter().map(Into::into).collect(),
+                    virtual_ips: virtual_ips.iter().map(Into::into).collect(),
+                })
+            }
             Change::Place { task, expect, node, reason } => wire::Kind::Place(wire::Place {
                 task: task.to_string(),
                 expect: expect.0,
@@ -314,6 +332,13 @@ impl TryFrom<stored::Change> for Change {
                 status: change.status.map(TryInto::try_into).transpose()?,
             },
             Kind::RemoveService(service) => Self::RemoveService(id(&service)?),
+            Kind::CreateNetwork(new) => Self::CreateNetwork(Box::new(new.try_into()?)),
+            Kind::SetNetworkAllocation(change) => Self::SetNetworkAllocation {
+                network: id(&change.network)?,
+                expect: GroupVersion(change.expect),
+                allocation: Box::new(require(change.allocation, "allocation")?.into()),
+            },
+            Kind::RemoveNetwork(network) => Self::RemoveNetwork(id(&network)?),
             Kind::CreateTask(new) => Self::CreateTask(Box::new(new.try_into()?)),
             Kind::SetIntent(change) => Self::SetIntent {
                 task: id(&change.task)?,
@@ -327,6 +352,8 @@ impl TryFrom<stored::Change> for Change {
                 expect: GroupVersion(change.expect),
                 done: change.done,
                 ports: ports(change.ports)?,
+                networks: all(change.networks)?,
+                virtual_ips: all(change.virtual_ips)?,
                 reason: change.reason,
             },
             Kind::Place(change) => Self::Place {

@@ -48,6 +48,9 @@ pub enum DecodeError {
         /// Which part.
         field: &'static str,
     },
+    /// A text is not an address with a prefix length.
+    #[error(transparent)]
+    Address(#[from] skep_model::CidrError),
     /// A text is not an id.
     #[error(transparent)]
     Id(#[from] IdError),

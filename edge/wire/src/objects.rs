@@ -8,6 +8,7 @@ use skep_model::{
 use crate::common::id;
 use crate::container;
 use crate::error::{DecodeError, Result, require};
+use crate::network::all;
 use crate::service::{ports, service_spec};
 use crate::stored;
 
@@ -99,6 +100,7 @@ impl From<&Endpoint> for stored::Endpoint {
         Self {
             allocated_for: endpoint.allocated_for.map(|version| version.0),
             ports: endpoint.ports.iter().map(Into::into).collect(),
+            virtual_ips: endpoint.virtual_ips.iter().map(Into::into).collect(),
             reason: endpoint.reason.clone(),
             version: endpoint.version.0,
         }
@@ -112,6 +114,7 @@ impl TryFrom<stored::Endpoint> for Endpoint {
         Ok(Self {
             allocated_for: stored.allocated_for.map(SpecVersion),
             ports: ports(stored.ports)?,
+            virtual_ips: all(stored.virtual_ips)?,
             reason: stored.reason,
             version: GroupVersion(stored.version),
         })

@@ -13,6 +13,7 @@ use skep_store::{Parts, State};
 use crate::common::{desired_number, desired_state, id, optional_id, port_number};
 use crate::entry::{FORMAT, decode_versioned};
 use crate::error::{DecodeError, Result, require};
+use crate::network::all;
 use crate::node::{role, role_number};
 use crate::service::ports;
 use crate::stored;
@@ -43,6 +44,7 @@ pub fn encode_snapshot(state: &State) -> Vec<u8> {
         tasks: state.tasks().map(|object| (&**object).into()).collect(),
         secrets: state.secrets().map(|object| (&**object).into()).collect(),
         configs: state.configs().map(|object| (&**object).into()).collect(),
+        networks: state.networks().map(|object| (&**object).into()).collect(),
     }
     .encode_to_vec()
 }
@@ -69,6 +71,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State> {
         tasks: stored.tasks.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
         secrets: stored.secrets.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
         configs: stored.configs.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
+        networks: all(stored.networks)?,
     };
     Ok(State::restore(parts)?)
 }
@@ -282,6 +285,8 @@ impl From<&Attachment> for stored::Attachment {
         Self {
             done: attachment.done.map(Into::into),
             ports: attachment.ports.iter().map(Into::into).collect(),
+            networks: attachment.networks.iter().map(Into::into).collect(),
+            virtual_ips: attachment.virtual_ips.iter().map(Into::into).collect(),
             reason: attachment.reason.clone(),
             version: attachment.version.0,
         }
@@ -295,6 +300,8 @@ impl TryFrom<stored::Attachment> for Attachment {
         Ok(Self {
             done: stored.done.map(Stamp::from),
             ports: ports(stored.ports)?,
+            networks: all(stored.networks)?,
+            virtual_ips: all(stored.virtual_ips)?,
             reason: stored.reason,
             version: GroupVersion(stored.version),
         })

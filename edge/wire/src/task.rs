@@ -9,6 +9,7 @@ use skep_model::{
 
 use crate::common::{annotations, desired_number, desired_state, id, task_state, timestamp, wall_time};
 use crate::error::{DecodeError, Result, require};
+use crate::network::AssignedNetwork;
 use crate::service::ports;
 use crate::swarmkit;
 
@@ -60,8 +61,10 @@ impl TryFrom<swarmkit::TaskStatus> for TaskStatus {
 }
 
 /// What a task needs beside itself and its spec when it is sent to its node.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Sending<'a> {
+    /// Its networks, see [`crate::network_attachment`].
+    pub networks: Vec<swarmkit::NetworkAttachment>,
     /// The cluster's log driver, for tasks that name none.
     pub log_driver: Option<&'a Driver>,
     /// Registry credentials, opened; only their node may get them.
@@ -96,11 +99,11 @@ pub fn task(task: &Task, node: NodeId, spec: &ServiceSpec, sending: Sending<'_>)
         service_annotations: annotations(&spec.name, &spec.labels),
         status: Some((&task.status()).into()),
         desired_state: desired_number(task.intent.desired),
-        networks: Vec::new(),
+        networks: sending.networks,
         endpoint: Some(swarmkit::Endpoint {
             spec: spec.endpoint.as_ref().map(Into::into),
             ports: task.attachment.ports.iter().map(Into::into).collect(),
-            virtual_ips: Vec::new(),
+            virtual_ips: task.attachment.virtual_ips.iter().map(Into::into).collect(),
         }),
         log_driver: spec.task.log_driver.as_ref().or(sending.log_driver).map(Into::into),
         spec_version: Some(swarmkit::Version { index: task.spec_version.0 }),
@@ -137,6 +140,8 @@ pub struct AssignedTask {
     pub registry_auth: Option<String>,
     /// Published ports with their numbers.
     pub ports: Vec<PortConfig>,
+    /// Its networks, in the order of its interfaces.
+    pub networks: Vec<AssignedNetwork>,
     /// What is wanted of the task.
     pub desired: DesiredState,
     /// What the managers believe of it from earlier reports; `None` before the first.
@@ -173,6 +178,7 @@ impl TryFrom<swarmkit::Task> for AssignedTask {
             spec: Arc::new(spec),
             registry_auth: registry_auth.map(|options| options.registry_auth).filter(|auth| !auth.is_empty()),
             ports: ports(task.endpoint.unwrap_or_default().ports)?,
+            networks: task.networks.into_iter().map(Into::into).collect(),
             desired: desired_state(task.desired_state)?,
             known: (status.state >= TaskState::Accepted).then_some(status),
         })

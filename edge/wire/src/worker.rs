@@ -41,6 +41,7 @@ pub fn encode_worker_task(memory: &WorkerTask) -> Vec<u8> {
             ports: task.ports.iter().map(Into::into).collect(),
             ..swarmkit::Endpoint::default()
         }),
+        networks: task.networks.iter().map(Into::into).collect(),
         spec_version: Some(swarmkit::Version { index: task.spec_version.0 }),
         ..swarmkit::Task::default()
     };

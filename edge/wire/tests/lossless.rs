@@ -73,7 +73,7 @@ proptest! {
         let (service, node) = (random.id(), random.id());
         let mut task = random.task(service, skep_model::SpecVersion(3));
         task.placed.node = Some(node);
-        let wire = skep_wire::task(&task, node, &spec, Sending { log_driver: None, registry_auth: Some("secret") });
+        let wire = skep_wire::task(&task, node, &spec, Sending { registry_auth: Some("secret"), ..Sending::default() });
         let assigned = AssignedTask::try_from(wire).unwrap();
         prop_assert_eq!(assigned.task_id, task.id);
         prop_assert_eq!(assigned.service_id, Some(service));
@@ -103,7 +103,7 @@ proptest! {
         let (service, node) = (random.id(), random.id());
         let mut task = random.task(service, skep_model::SpecVersion(3));
         task.placed.node = Some(node);
-        let wire = skep_wire::task(&task, node, &spec, Sending { log_driver: None, registry_auth: Some("secret") });
+        let wire = skep_wire::task(&task, node, &spec, Sending { registry_auth: Some("secret"), ..Sending::default() });
         let assigned = AssignedTask { known: None, ..AssignedTask::try_from(wire).unwrap() };
         let status = TaskStatus { applied_at: Default::default(), ..random.task_status() };
         let memory = WorkerTask { task: assigned, status, removing };

@@ -11,12 +11,12 @@ pub enum ErrorClass {
     NotFound,
     /// The request contradicts the state of the thing (409).
     Conflict,
+    /// It is not allowed (403).
+    Forbidden,
     /// The input is wrong (400).
     Invalid,
     /// A registry does not know who asks (401).
     Unauthorized,
-    /// A registry refuses who asks (403).
-    Forbidden,
     /// It is so already (304).
     NotModified,
     /// The machine failed, not the request (500).
@@ -47,6 +47,9 @@ pub enum EngineError {
     /// The request contradicts the state of the container; the text is Docker's.
     #[error("{0}")]
     Conflict(String),
+    /// It is not allowed; the text is Docker's.
+    #[error("{0}")]
+    Forbidden(String),
     /// The input is wrong; the text says which.
     #[error("{0}")]
     Invalid(String),
@@ -119,6 +122,7 @@ impl EngineError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
+            Self::Forbidden(_) => ErrorClass::Forbidden,
             Self::NoSuchContainer(_) | Self::NoSuchExec(_) | Self::NotFound(_) => ErrorClass::NotFound,
             Self::NotRunning(_) | Self::Conflict(_) => ErrorClass::Conflict,
             Self::Invalid(_) | Self::Ambiguous(_) => ErrorClass::Invalid,

@@ -4,6 +4,7 @@ mod adapter;
 mod by_hand;
 mod images;
 mod inspect;
+mod networks;
 mod observe;
 mod volumes;
 
@@ -17,9 +18,10 @@ use std::pin::Pin;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use skep_api_types::{ContainerInspect, ExecConfig, ExecInspect, NetworkResource};
+use skep_api_types::{ContainerInspect, ExecConfig, ExecInspect};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use networks::{EndpointWish, NetworkWish, Networks};
 pub(crate) use volumes::is_anonymous;
 pub use volumes::{VolumeFilter, Volumes};
 
@@ -30,7 +32,7 @@ pub type Archive = Pin<Box<dyn AsyncRead + Send>>;
 
 /// One machine's containers, images and networks. Names of containers may be ids, names or unambiguous id prefixes.
 #[async_trait]
-pub trait Engine: ByHand + Images + Observe + Volumes {
+pub trait Engine: ByHand + Images + Observe + Volumes + Networks {
     /// What this machine is and has.
     async fn facts(&self) -> EngineFacts;
 
@@ -56,9 +58,6 @@ pub trait Engine: ByHand + Images + Observe + Volumes {
     async fn exec_start(&self, exec: &str) -> Result<ExecStreams, EngineError>;
     /// How it goes.
     fn exec_inspect(&self, exec: &str) -> Result<ExecInspect, EngineError>;
-
-    /// Networks of this machine.
-    fn networks(&self) -> Vec<NetworkResource>;
 }
 
 /// What this machine is and has.
@@ -160,7 +159,7 @@ pub enum ErrorKind {
     Invalid,
     /// A registry does not know who asks.
     Unauthorized,
-    /// A registry refuses who asks.
+    /// It is not allowed.
     Forbidden,
     /// It is so already.
     NotModified,

@@ -24,12 +24,13 @@ mod serve;
 mod transport;
 
 pub use cluster::{
-    Cluster, ClusterError, Code, Created, InitOptions, LocalState, LogLine, LogMessage, LogMessages, LogOptions,
-    LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
+    Cluster, ClusterError, ClusterNetworks, Code, Created, InitOptions, LocalState, LogLine, LogMessage, LogMessages,
+    LogOptions, LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
 };
 pub use engine::{
-    Archive, ArchiveBytes, ByHand, Ended, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams, ImageImport,
-    ImagePrune, ImagePull, Images, Observe, ProgressLines, VolumeFilter, Volumes, WaitCondition,
+    Archive, ArchiveBytes, ByHand, Ended, EndpointWish, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams,
+    ImageImport, ImagePrune, ImagePull, Images, NetworkWish, Networks, Observe, ProgressLines, VolumeFilter, Volumes,
+    WaitCondition,
 };
 pub use error::ApiError;
 pub use events::{ClusterEvents, Happening, Happenings};

@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
 use skep_dispatcher::{Assigned, AssignmentChange, AssignmentsMessage, Dispatcher, Output, Refusal};
-use skep_model::{ClusterTime, Node, NodeDescription, NodeId, Secret, SessionId, TaskId, TaskStatus};
+use skep_model::{ClusterTime, Node, NodeDescription, NodeId, ObjectId as _, Secret, SessionId, TaskId, TaskStatus};
 use skep_raft::{Committed, Next, ProposeError, Raft, Subscription};
 use skep_store::{ChangeSet, Event, Outcome, Proposal, Rejection, State};
 use skep_wire::{Sending, swarmkit};
@@ -501,6 +501,17 @@ impl Desk {
         }
     }
 
+    /// The task's places on its networks. One that was removed while the task is being stopped is named by its id alone.
+    fn networks(&self, assigned: &Assigned) -> Vec<swarmkit::NetworkAttachment> {
+        let attachment = |place: &skep_model::TaskNetwork| {
+            let mut named = assigned.spec.networks().iter();
+            let named = named.find(|attachment| attachment.target == place.network.as_str());
+            let aliases = named.map(|attachment| attachment.aliases.clone()).unwrap_or_default();
+            skep_wire::network_attachment(self.view.network(place.network).map(|network| &**network), place, aliases)
+        };
+        assigned.task.attachment.networks.iter().map(attachment).collect()
+    }
+
     fn task(&self, assigned: &Assigned) -> Option<swarmkit::Task> {
         let node = assigned.task.placed.node?;
         let auth = assigned.spec.task.container.registry_auth.as_ref().and_then(|sealed| {
@@ -511,7 +522,8 @@ impl Desk {
             opened.ok()
         });
         let log_driver = self.view.cluster().and_then(|cluster| cluster.spec.log_driver.as_ref());
-        let sending = Sending { log_driver, registry_auth: auth.as_deref() };
+        let networks = self.networks(assigned);
+        let sending = Sending { networks, log_driver, registry_auth: auth.as_deref() };
         Some(skep_wire::task(&assigned.task, node, &assigned.spec, sending))
     }
 }

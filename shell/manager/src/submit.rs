@@ -1,7 +1,7 @@
 //! A user's request: judged, proposed, and answered after the commit.
 
 use skep_admission::{Admitted, Code, Principal, Refusal, Request, admit};
-use skep_model::ServiceId;
+use skep_model::{NetworkId, ServiceId};
 use skep_raft::{ProposeError, Raft};
 use skep_store::{Proposal, Rejection};
 
@@ -16,6 +16,8 @@ const TRIES: u32 = 5;
 pub struct Answer {
     /// The id of a service that was created.
     pub service: Option<ServiceId>,
+    /// The id of a network that was created.
+    pub network: Option<NetworkId>,
     /// For the user.
     pub warnings: Vec<String>,
     /// Index of the log entry it was committed with; this manager's state has it.
@@ -135,9 +137,10 @@ pub(crate) async fn submit(
         tries += 1;
         let mut env = envs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).now(raft);
         let view = raft.state();
-        let Admitted { changes, service, warnings } = admit(&view.state, principal, request.clone(), &mut env)?;
+        let Admitted { changes, service, network, warnings } =
+            admit(&view.state, principal, request.clone(), &mut env)?;
         if changes.is_empty() {
-            return Ok(Answer { service, warnings, index: view.index });
+            return Ok(Answer { service, network, warnings, index: view.index });
         }
         let mut full = raft.disk_full();
         if *full.borrow_and_update() {
@@ -149,7 +152,7 @@ pub(crate) async fn submit(
             Ok(_) = full.wait_for(|is_full| *is_full) => return Err(SubmitError::DiskFilled),
         };
         match committed.outcome.ok() {
-            Ok(()) => return Ok(Answer { service, warnings, index: committed.index }),
+            Ok(()) => return Ok(Answer { service, network, warnings, index: committed.index }),
             Err(Rejection::Stale { .. } | Rejection::Unmet(_)) if tries < TRIES => {}
             Err(rejection) => return Err(rejection.into()),
         }

@@ -4,9 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 use skep_manager::{Manager, ManagerConfig};
-use skep_model::{ClusterId, JoinTokens, ManagerAddress, NodeCertificate, NodeId, NodeRole, ObjectId as _, Sealed};
+use skep_model::{
+    ClusterId, JoinTokens, ManagerAddress, NetworkId, NetworkSpec, NodeCertificate, NodeId, NodeRole, ObjectId as _,
+    Sealed,
+};
 use skep_raft::Leadership;
-use skep_store::{AtomicGroup, Change, NewCluster, NewNode, Proposal};
+use skep_store::{AtomicGroup, Change, NewCluster, NewNetwork, NewNode, Proposal};
 use skep_trust::{
     ClusterKey, JoinToken, LeafSubject, NodeKey, Role, RootCa, SealKey, random_bytes, save_cluster_key,
     save_manager_key,
@@ -161,7 +164,12 @@ async fn first_entry(manager: &Manager, membership: &Membership, plan: Plan, tru
         certificate: trust.certificate,
         manager: Some(ManagerAddress { raft_id: manager.raft_id(), address: membership.address.clone() }),
     };
-    let group = AtomicGroup::of(Change::CreateCluster(Box::new(cluster))).and(Change::CreateNode(Box::new(node)));
+    let networks = [NetworkSpec::ingress(), NetworkSpec::of_the_node("bridge"), NetworkSpec::of_the_node("host")];
+    let mut group = AtomicGroup::of(Change::CreateCluster(Box::new(cluster))).and(Change::CreateNode(Box::new(node)));
+    for spec in networks {
+        let id = NetworkId::from_random(random_bytes());
+        group = group.and(Change::CreateNetwork(Box::new(NewNetwork { id, spec: spec.into() })));
+    }
     let committed =
         manager.propose(Proposal { change_set: vec![group] }).await.map_err(|error| NodeError::internal(&error))?;
     committed.outcome.ok().map_err(|error| NodeError::internal(&error))

@@ -19,7 +19,7 @@ use super::events::feed;
 
 /// This machine's node.
 pub(super) struct NodeCluster {
-    node: Arc<Node>,
+    pub(super) node: Arc<Node>,
     events: ClusterEvents,
     /// Rung when a swarm is founded or left.
     changed: Arc<Notify>,
@@ -186,7 +186,7 @@ fn message(line: skep_node::LogLine, until: Option<WallTime>) -> Option<LogMessa
     })
 }
 
-fn error(error: NodeError) -> ClusterError {
+pub(super) fn error(error: NodeError) -> ClusterError {
     match error {
         NodeError::NoSwarm => ClusterError::NoSwarm,
         NodeError::NotPartOfSwarm => ClusterError::NotPartOfSwarm,

@@ -5,6 +5,7 @@ mod cluster;
 mod events;
 mod lock;
 mod machine;
+mod networks;
 mod notify;
 mod sockets;
 

@@ -16,5 +16,6 @@ pub fn parts_of(state: &State) -> Parts {
         tasks: state.tasks().map(|task| (**task).clone()).collect(),
         secrets: state.secrets().map(|secret| (**secret).clone()).collect(),
         configs: state.configs().map(|config| (**config).clone()).collect(),
+        networks: state.networks().map(|network| (**network).clone()).collect(),
     }
 }

@@ -9,7 +9,7 @@ use skep_model::{
     ClusterId, ClusterSpec, ClusterTime, NodeCertificate, NodeRole, ObjectId, RootCa, ServiceId, SessionId, TaskId,
     WallTime,
 };
-use skep_store::{Change, ChangeSet, Entry, NewCluster, NewNode, Proposal, State, apply};
+use skep_store::{Change, ChangeSet, Entry, NewCluster, NewNetwork, NewNode, Proposal, State, apply};
 
 use crate::invariants::{self, Commit, History};
 use crate::manager::Leader;
@@ -99,6 +99,11 @@ impl Sim {
             data_path_port: 4789,
         };
         self.commit(From::Report, vec![Change::CreateCluster(Box::new(cluster)).into()]);
+        let ingress = NewNetwork {
+            id: skep_model::NetworkId::from_random([3; 17]),
+            spec: skep_model::NetworkSpec::ingress().into(),
+        };
+        self.commit(From::Report, vec![Change::CreateNetwork(Box::new(ingress)).into()]);
         let count = 1 + self.rng.below(5);
         for number in 0..count {
             let node = SimNode::new(number, &mut self.rng);

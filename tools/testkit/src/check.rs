@@ -9,6 +9,8 @@ use skep_model::{
 };
 use skep_store::State;
 
+use crate::check_networks;
+
 /// A rule that a state breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -27,7 +29,7 @@ impl std::fmt::Display for Violation {
 type Check = fn(&State, &mut Vec<String>);
 
 /// All invariants of one state by name.
-const INVARIANTS: [(&str, Check); 14] = [
+const INVARIANTS: [(&str, Check); 16] = [
     ("indexes agree with tables", indexes_agree),
     ("every named revision is stored", revisions_are_stored),
     ("no revision is kept without use", revisions_are_used),
@@ -39,6 +41,8 @@ const INVARIANTS: [(&str, Check); 14] = [
     ("no node is promised more than it has", nodes_are_not_overbooked),
     ("no host port twice on a node", host_ports_are_unique),
     ("no published port twice", published_ports_are_unique),
+    ("no address twice", check_networks::addresses_are_unique),
+    ("subnets are apart", check_networks::subnets_are_apart),
     ("no more tasks on a node than the service allows", max_replicas_hold),
     ("nothing happened later than now", times_are_past),
     ("services use secrets and configs that are there", references_lead_somewhere),

@@ -11,6 +11,7 @@
 
 mod builders;
 pub mod check;
+mod check_networks;
 mod values;
 mod world;
 

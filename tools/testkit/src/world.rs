@@ -242,7 +242,18 @@ impl Put for ATask {
         if self.is_attached {
             let expect = world.task(self.id).attachment.version;
             let ports = service.endpoint.ports.clone();
-            world.must_commit(vec![Change::Attach { task: self.id, expect, done: true, ports, reason: None }.into()]);
+            world.must_commit(vec![
+                Change::Attach {
+                    task: self.id,
+                    expect,
+                    done: true,
+                    ports,
+                    networks: Vec::new(),
+                    virtual_ips: Vec::new(),
+                    reason: None,
+                }
+                .into(),
+            ]);
         }
         if let Some(node) = self.node {
             let expect = world.task(self.id).placed.version;

@@ -434,6 +434,7 @@ impl Random {
             ports: self.list(Self::port),
             reason: self.maybe(Self::text),
             version: self.group_version(),
+            virtual_ips: Vec::new(),
         }
     }
 
@@ -545,6 +546,8 @@ impl Random {
                 expect: self.group_version(),
                 done: self.flag(),
                 ports: self.list(Self::port),
+                networks: Vec::new(),
+                virtual_ips: Vec::new(),
                 reason: self.maybe(Self::text),
             },
             18 => Change::Place {
@@ -599,6 +602,8 @@ impl Random {
                 ports: self.list(Self::port),
                 reason: self.maybe(Self::text),
                 version: self.group_version(),
+                networks: Vec::new(),
+                virtual_ips: Vec::new(),
             },
             placed: Placed {
                 node: self.maybe(Self::id),
@@ -700,5 +705,6 @@ pub fn parts_of(state: &State) -> Parts {
         tasks: state.tasks().map(|task| (**task).clone()).collect(),
         secrets: state.secrets().map(|secret| (**secret).clone()).collect(),
         configs: state.configs().map(|config| (**config).clone()).collect(),
+        networks: state.networks().map(|network| (**network).clone()).collect(),
     }
 }

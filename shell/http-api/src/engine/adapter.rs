@@ -5,9 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use skep_api_types::{
-    ContainerInspect, EndpointResource, ExecConfig, ExecInspect, ExecProcess, Ipam, IpamConfig, NetworkResource,
-};
+use skep_api_types::{ContainerInspect, ExecConfig, ExecInspect, ExecProcess};
 use skep_engine::{EngineError as Failure, ErrorClass};
 use skep_model::WallTime;
 
@@ -175,41 +173,6 @@ impl Engine for skep_engine::Engine {
             detach_keys: state.options.detach_keys,
             pid: state.pid,
         })
-    }
-
-    fn networks(&self) -> Vec<NetworkResource> {
-        let bridge = self.network().bridge();
-        let endpoints = self.list().into_iter().filter_map(|view| {
-            let endpoint = view.endpoint.as_ref()?;
-            let id = view.record.id.clone();
-            Some((
-                id.clone(),
-                EndpointResource {
-                    name: view.record.name.clone(),
-                    endpoint_id: id,
-                    mac_address: endpoint.mac.to_string(),
-                    ipv4_address: format!("{}/{}", endpoint.address, endpoint.prefix),
-                    ipv6_address: String::new(),
-                },
-            ))
-        });
-        let subnet = IpamConfig {
-            subnet: bridge.subnet.to_string(),
-            gateway: bridge.gateway.to_string(),
-            ..IpamConfig::default()
-        };
-        vec![NetworkResource {
-            id: inspect::network_id(&bridge.name),
-            scope: "local".to_owned(),
-            driver: "bridge".to_owned(),
-            enable_ipv4: Some(true),
-            ipam: Ipam { driver: "default".to_owned(), options: None, config: Some(vec![subnet]) },
-            containers: Some(endpoints.collect()),
-            options: Some([("com.docker.network.driver.mtu".to_owned(), bridge.mtu.to_string())].into()),
-            labels: Some([].into()),
-            name: bridge.name,
-            ..NetworkResource::default()
-        }]
     }
 }
 

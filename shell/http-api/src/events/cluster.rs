@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::stream::{self, StreamExt as _};
-use skep_model::{Node, Service, ServiceMode};
+use skep_model::{Network, Node, Service, ServiceMode};
 use skep_store::Event;
 use tokio::sync::broadcast;
 
@@ -86,6 +86,12 @@ fn happening(change: &Event, at: i64) -> Option<Happening> {
             |config| config.id.to_string(),
             |_, config| named(&config.spec.name),
         ),
+        Event::Network(old, new) => {
+            let shown = old.as_ref().or(new.as_ref()).is_some_and(|network| !network.is_predefined());
+            let network =
+                told("network", old.as_deref(), new.as_deref(), at, |network| network.id.to_string(), network);
+            network.filter(|_| shown)
+        }
         Event::Reset | Event::Cluster(..) | Event::Task(..) => None,
     }
 }
@@ -136,6 +142,10 @@ fn node(old: Option<&Node>, node: &Node) -> Attributes {
         changed(&mut attributes, "state", old.observed.status.state.name(), node.observed.status.state.name());
     }
     attributes
+}
+
+fn network(_: Option<&Network>, network: &Network) -> Attributes {
+    Attributes::from([("name".to_owned(), network.spec.name.clone())])
 }
 
 fn service(old: Option<&Service>, service: &Service) -> Attributes {

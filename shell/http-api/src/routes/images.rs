@@ -48,7 +48,7 @@ async fn limit(api: &Api, filters: &Filters, key: &str) -> Result<Option<Timesta
     Ok(Some(Timestamp::parse(&api.engine.image(name).await?.created).unwrap_or_default()))
 }
 
-fn until(filters: &Filters) -> Result<Option<Timestamp>, ApiError> {
+pub(super) fn until(filters: &Filters) -> Result<Option<Timestamp>, ApiError> {
     let Some(text) = filters.values("until").and_then(|values| values.first()) else { return Ok(None) };
     match Timestamp::parse(text) {
         Some(time) => Ok(Some(time)),

@@ -18,7 +18,7 @@ use crate::body::{Asked, Json, Params, empty, json, list as json_list, ok};
 use crate::cluster::LogSelector;
 use crate::hijack::{media_type, streaming};
 use crate::logs::{self, task_lines};
-use crate::routes::{require_manager, snapshot};
+use crate::routes::{networks, require_manager, snapshot};
 use crate::{Api, ApiError, lookup};
 
 const FILTERS: [&str; 5] = ["id", "name", "label", "mode", "runtime"];
@@ -118,7 +118,9 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     require_manager(&api)?;
     spec.adjust_for(version);
-    let created = api.cluster.create_service(spec.into_model()?, registry_auth(&headers)).await?;
+    let mut definition = spec.into_model()?;
+    networks::resolve(&api, &mut definition).await?;
+    let created = api.cluster.create_service(definition, registry_auth(&headers)).await?;
     let answer = CreateResponse { id: created.id.to_string(), warnings: created.warnings };
     Ok(json(StatusCode::CREATED, &answer))
 }
@@ -149,7 +151,8 @@ pub(crate) async fn update(
         api.cluster.rollback_service(service.id, version).await?
     } else {
         spec.adjust_for(asked);
-        let definition = with_registry_auth(spec.into_model()?, auth_of);
+        let mut definition = with_registry_auth(spec.into_model()?, auth_of);
+        networks::resolve(&api, &mut definition).await?;
         api.cluster.update_service(service.id, version, definition, registry_auth(&headers)).await?
     };
     Ok(ok(&UpdateResponse { warnings: (!warnings.is_empty()).then_some(warnings) }))

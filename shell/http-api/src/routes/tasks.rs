@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::{Serialize, Serializer};
-use skep_api_types::{FilterError, Filters, Task};
+use skep_api_types::{FilterError, Filters, NetworkAttachment, Task};
 use skep_model::{self as model, DesiredState, NodeId, ObjectId as _, ServiceId, TaskState};
 use skep_store::State as Picture;
 
@@ -19,11 +19,18 @@ use crate::{Api, ApiError, lookup};
 const FILTERS: [&str; 8] = ["id", "name", "service", "node", "label", "desired-state", "runtime", "_up-to-date"];
 
 /// A task that is rendered when it is written: its status is made on the way.
-struct Rendered<'a>(&'a model::Task, &'a model::ServiceSpec);
+struct Rendered<'a>(&'a Picture, &'a model::Task);
 
 impl Serialize for Rendered<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Task::of(self.0, self.1, &self.0.status()).serialize(serializer)
+        let Self(picture, task) = *self;
+        let status = task.status();
+        let mut rendered = Task::of(task, picture.spec_of(task), &status);
+        let attachment = |place: &model::TaskNetwork| {
+            NetworkAttachment::of(picture.network(place.network).map(|network| &**network), place)
+        };
+        rendered.networks_attachments = task.attachment.networks.iter().map(attachment).collect();
+        rendered.serialize(serializer)
     }
 }
 
@@ -75,7 +82,7 @@ pub(crate) async fn list(State(api): State<Api>, query: Params) -> Result<Respon
     let filters = query.filters(&FILTERS)?;
     let picture = snapshot(&api).await?;
     let narrowed = Narrowed::new(&picture, &filters)?;
-    let render = |task| Rendered(task, picture.spec_of(task));
+    let render = |task| Rendered(&picture, task);
     // Tasks of one service are found by an index.
     if let Some(services) = narrowed.services.as_ref().filter(|services| services.len() == 1)
         && let Some(service) = services.first().copied()
@@ -90,7 +97,7 @@ pub(crate) async fn list(State(api): State<Api>, query: Params) -> Result<Respon
 pub(crate) async fn inspect(State(api): State<Api>, Path(name): Path<String>) -> Result<Response, ApiError> {
     let picture = snapshot(&api).await?;
     let task = lookup::task(&picture, &name)?;
-    Ok(ok(&Rendered(task, picture.spec_of(task))))
+    Ok(ok(&Rendered(&picture, task)))
 }
 
 pub(crate) async fn logs(

@@ -3,6 +3,7 @@
 
 pub(crate) mod by_hand;
 mod images;
+mod networks;
 mod observe;
 pub(crate) mod shape;
 pub(crate) mod volumes;
@@ -21,7 +22,7 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use skep_api_types::{
     ContainerConfig, ContainerInspect, ContainerState, EndpointSettings, ExecConfig, ExecInspect, HostConfig,
-    NetworkResource, NetworkSettings, Timestamp,
+    NetworkSettings, Timestamp,
 };
 use skep_http_api::*;
 use skep_model::{
@@ -46,6 +47,8 @@ pub(crate) enum Call {
     Remove(ServiceId),
     UpdateNode(NodeId, Version, NodeSpec),
     RemoveNode(NodeId, bool),
+    CreateNetwork(Box<skep_model::NetworkSpec>),
+    RemoveNetwork(skep_model::NetworkId),
     Logs(LogSelector, LogOptions),
 }
 
@@ -315,9 +318,6 @@ impl Engine for FakeEngine {
     }
     fn exec_inspect(&self, exec: &str) -> Result<ExecInspect, EngineError> {
         Ok(ExecInspect { id: exec.to_owned(), exit_code: Some(0), ..ExecInspect::default() })
-    }
-    fn networks(&self) -> Vec<NetworkResource> {
-        vec![NetworkResource { name: "skep0".to_owned(), id: "5".repeat(64), ..NetworkResource::default() }]
     }
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redb::{Database as Redb, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use skep_agent::{Assignment, StoredTask};
+use skep_agent::{Assignment, AttachedNetwork, StoredTask};
 use skep_model::{ObjectId as _, TaskId};
-use skep_wire::{AssignedTask, WorkerTask, decode_worker_task, encode_worker_task};
+use skep_wire::{AssignedNetwork, AssignedTask, WorkerTask, decode_worker_task, encode_worker_task};
 use tokio::sync::{mpsc, oneshot};
 
 const TASKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tasks");
@@ -253,7 +253,36 @@ pub(crate) fn assignment(task: AssignedTask) -> Assignment {
         secrets: Default::default(),
         configs: Default::default(),
         registry_auth: None,
-        networks: Vec::new(),
+        networks: task.networks.into_iter().map(attached).collect(),
+    }
+}
+
+fn attached(network: AssignedNetwork) -> AttachedNetwork {
+    AttachedNetwork {
+        vni: network.vni(),
+        id: network.id,
+        name: network.name,
+        driver: network.driver,
+        subnets: network.subnets,
+        gateways: network.gateways,
+        addresses: network.addresses,
+        aliases: network.aliases,
+        options: network.options,
+        internal: network.internal,
+    }
+}
+
+fn to_assigned(network: AttachedNetwork) -> AssignedNetwork {
+    AssignedNetwork {
+        id: network.id,
+        name: network.name,
+        driver: network.driver,
+        subnets: network.subnets,
+        gateways: network.gateways,
+        addresses: network.addresses,
+        aliases: network.aliases,
+        options: network.options,
+        internal: network.internal,
     }
 }
 
@@ -272,6 +301,7 @@ fn assigned(assignment: &Assignment) -> AssignedTask {
         spec: assignment.spec,
         registry_auth: None,
         ports: assignment.ports,
+        networks: assignment.networks.into_iter().map(to_assigned).collect(),
         desired: assignment.desired,
         known: None,
     }
