@@ -32,6 +32,8 @@ use crate::{etc_files, info};
 
 /// Most containers whose files and network are taken away at a time; the rest wait.
 const REMOVALS: usize = 8;
+/// Most copies of files from or into containers at a time; the rest wait.
+const TRANSFERS: usize = 32;
 /// How often the kernel's network is compared with what it should be.
 const RECONCILE_PERIOD: Duration = Duration::from_secs(5);
 
@@ -97,6 +99,8 @@ pub(crate) struct Inner {
     pub(crate) table: Table,
     pub(crate) starts: Semaphore,
     pub(crate) removals: Semaphore,
+    /// Copies of files in flight, each with a thread.
+    pub(crate) transfers: Semaphore,
     pub(crate) hostname: String,
     pub(crate) platform: Platform,
     pub(crate) operations: Operations,
@@ -140,6 +144,7 @@ impl Engine {
             removals: Semaphore::new(REMOVALS),
             registries: Registries::new(opened.images.clone(), opened.config.registries.clone()),
             task_pulls: TaskPulls::default(),
+            transfers: Semaphore::new(TRANSFERS),
             config: opened.config,
             layout: opened.layout,
             images: opened.images,
@@ -268,9 +273,23 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NoSuchExec`]; [`EngineError::Conflict`] when it was started already; [`EngineError::Start`] when the
     /// program cannot be run, with Docker's exit code, which [`Self::exec_inspect`] then shows, too.
-    pub async fn exec_start(&self, exec: &str) -> Result<ExecStreams> {
+    /// `size` are rows and columns of its terminal, unless its creation said so already.
+    pub async fn exec_start(&self, exec: &str, size: Option<[u16; 2]>) -> Result<ExecStreams> {
         let (inner, exec) = (self.inner.clone(), exec.to_owned());
-        self.inner.to_its_end(async move { inner.exec_start(&exec).await }).await
+        self.inner.to_its_end(async move { inner.exec_start(&exec, size).await }).await
+    }
+
+    /// Sets rows and columns of the terminal of an exec.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchExec`], also when it does not run (any more).
+    pub async fn exec_resize(&self, exec: &str, rows: u16, columns: u16) -> Result<()> {
+        self.inner.exec_resize(exec, rows, columns).await
+    }
+
+    /// Tells that a client has left an exec that goes on.
+    pub fn exec_detached(&self, exec: &str) {
+        self.inner.exec_detached(exec);
     }
 
     /// How an exec goes.

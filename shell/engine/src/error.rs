@@ -35,6 +35,17 @@ pub enum EngineError {
     /// No exec has this id.
     #[error("No such exec instance: {0}")]
     NoSuchExec(String),
+    /// A path in a container leads to nothing.
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchFile {
+        /// The path, as it was given.
+        path: String,
+        /// The container, as it was given.
+        container: String,
+    },
+    /// The thread that looked at a container's files ended early.
+    #[error("the files of container {0:?} could not be looked at")]
+    Files(String),
     /// The container does not run.
     #[error("container {0} is not running")]
     NotRunning(String),
@@ -123,7 +134,9 @@ impl EngineError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Forbidden(_) => ErrorClass::Forbidden,
-            Self::NoSuchContainer(_) | Self::NoSuchExec(_) | Self::NotFound(_) => ErrorClass::NotFound,
+            Self::NoSuchContainer(_) | Self::NoSuchExec(_) | Self::NotFound(_) | Self::NoSuchFile { .. } => {
+                ErrorClass::NotFound
+            }
             Self::NotRunning(_) | Self::Conflict(_) => ErrorClass::Conflict,
             Self::Invalid(_) | Self::Ambiguous(_) => ErrorClass::Invalid,
             Self::AlreadyStopped(_) | Self::AlreadyStarted(_) => ErrorClass::NotModified,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -22,6 +23,9 @@ const EXECS_MAX: usize = 1024;
 /// How long an ended exec, or one that was never started, is known (Docker's).
 const KEPT: Duration = Duration::from_secs(300);
 
+/// How long a resize waits for a start (Docker's).
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What to run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExecOptions {
@@ -33,9 +37,11 @@ pub struct ExecOptions {
     pub working_dir: String,
     /// User; empty is the container's.
     pub user: String,
-    /// A terminal. Refused for now.
+    /// A terminal.
     pub tty: bool,
-    /// All privileges. Refused for now.
+    /// Rows and columns of the terminal at first.
+    pub console_size: Option<[u16; 2]>,
+    /// All capabilities, and no filter of system calls.
     pub privileged: bool,
     /// Standard input is wanted.
     pub attach_stdin: bool,
@@ -60,7 +66,7 @@ pub struct ExecState {
     pub running: bool,
     /// How it ended; `None` before.
     pub exit_code: Option<i32>,
-    /// Process id; 0 when it does not run.
+    /// Process id; 0 before it runs. It stays when the process has ended.
     pub pid: i32,
 }
 
@@ -133,6 +139,7 @@ struct Exec {
     container: Arc<Container>,
     options: ExecOptions,
     phase: watch::Sender<Phase>,
+    pid: AtomicI32,
     /// When it was created, or ended.
     since: Mutex<Instant>,
 }
@@ -145,6 +152,12 @@ impl Exec {
     fn end(&self, code: i32) {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.phase.send_replace(Phase::Ended(code));
+    }
+
+    /// Who runs it.
+    fn user(&self) -> &str {
+        let given = &self.options.user;
+        if given.is_empty() { &self.container.record.config.user } else { given }
     }
 
     fn since(&self) -> Instant {
@@ -176,12 +189,6 @@ impl Execs {
         if options.cmd.first().is_none_or(String::is_empty) {
             return invalid("No exec command specified");
         }
-        if options.tty {
-            return invalid("a terminal (tty) for exec is not supported yet: run it without --tty");
-        }
-        if options.privileged {
-            return invalid("a privileged exec is not supported yet: run it without --privileged");
-        }
         if !container.state().is_running() {
             return Err(EngineError::NotRunning(container.id().to_owned()));
         }
@@ -191,6 +198,7 @@ impl Execs {
             container: container.clone(),
             options,
             phase: watch::Sender::new(Phase::Created),
+            pid: AtomicI32::new(0),
             since: Mutex::new(Instant::now()),
         };
         let mut map = self.map();
@@ -229,10 +237,10 @@ impl Execs {
         Ok(ExecState {
             id: exec.id.clone(),
             container_id: exec.container.id().to_owned(),
-            options: exec.options.clone(),
+            options: ExecOptions { user: exec.user().to_owned(), ..exec.options.clone() },
             running: matches!(phase, Phase::Running(_) | Phase::Starting),
             exit_code: if let Phase::Ended(code) = phase { Some(code) } else { None },
-            pid: if let Phase::Running(pid) = phase { pid } else { 0 },
+            pid: exec.pid.load(Ordering::Relaxed),
         })
     }
 
@@ -260,7 +268,7 @@ impl Inner {
         Ok(exec.id.clone())
     }
 
-    pub(crate) async fn exec_start(self: &Arc<Self>, id: &str) -> Result<ExecStreams> {
+    pub(crate) async fn exec_start(self: &Arc<Self>, id: &str, size: Option<[u16; 2]>) -> Result<ExecStreams> {
         let exec = self.execs.find(id)?;
         let claimed = exec.phase.send_if_modified(|phase| {
             let fresh = *phase == Phase::Created;
@@ -270,9 +278,10 @@ impl Inner {
             fresh
         });
         if !claimed {
-            return Err(EngineError::Conflict(format!("exec {} has already run", exec.id)));
+            let how = if matches!(exec.phase(), Phase::Ended(_)) { "has already run" } else { "is already running" };
+            return Err(EngineError::Conflict(format!("Error: Exec command {} {how}", exec.id)));
         }
-        match self.launch(&exec).await {
+        match self.launch(&exec, size).await {
             Ok(streams) => Ok(streams),
             Err(EngineError::Shim(ClientError::ExecFailed { exit_code, message })) => {
                 exec.end(exit_code);
@@ -285,10 +294,36 @@ impl Inner {
         }
     }
 
-    async fn launch(self: &Arc<Self>, exec: &Arc<Exec>) -> Result<ExecStreams> {
+    /// Sets the size of the terminal of an exec; one that is about to start is waited for.
+    pub(crate) async fn exec_resize(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
+        let exec = self.execs.find(id)?;
+        let mut phase = exec.phase.subscribe();
+        let running = phase.wait_for(|phase| matches!(phase, Phase::Running(_) | Phase::Ended(_)));
+        let running = tokio::time::timeout(START_PATIENCE, running).await;
+        let Ok(Ok(Phase::Running(pid))) = running.map(|phase| phase.map(|phase| *phase)) else {
+            return Err(EngineError::NoSuchExec(id.chars().take(200).collect()));
+        };
+        exec.container.client().await?.resize_exec(pid, rows, columns).await?;
+        let (rows, columns) = (rows.to_string(), columns.to_string());
+        self.tell(&exec.container, "resize", [("height", rows.as_str()), ("width", columns.as_str())]);
+        Ok(())
+    }
+
+    /// Tells that a client has left an exec by its detach keys; the exec goes on.
+    pub(crate) fn exec_detached(&self, id: &str) {
+        if let Ok(exec) = self.execs.find(id) {
+            self.tell(&exec.container, "exec_detach", [("execID", exec.id.as_str())]);
+        }
+    }
+
+    async fn launch(self: &Arc<Self>, exec: &Arc<Exec>, size: Option<[u16; 2]>) -> Result<ExecStreams> {
         let options = &exec.options;
         if !exec.container.state().is_running() {
             return Err(EngineError::NotRunning(exec.container.id().to_owned()));
+        }
+        if exec.container.is_paused() {
+            let id = exec.container.id();
+            return Err(EngineError::Conflict(format!("Container {id} is paused, unpause the container before exec")));
         }
         let config = ExecConfig {
             args: options.cmd.clone(),
@@ -296,10 +331,12 @@ impl Inner {
             cwd: options.working_dir.clone(),
             user: options.user.clone(),
             tty: options.tty,
-            ..ExecConfig::default()
+            console_size: options.console_size.or(size),
+            privileged: options.privileged,
         };
         self.tell(&exec.container, format!("exec_start: {}", exec.command()), [("execID", exec.id.as_str())]);
         let started = exec.container.client().await?.exec(config, options.attach_stdin).await?;
+        exec.pid.store(started.pid, Ordering::Relaxed);
         exec.phase.send_replace(Phase::Running(started.pid));
         let (ending, inner) = (exec.clone(), self.clone());
         let exit = started.exit;

@@ -194,7 +194,7 @@ fn execs_have_streams_and_exit_codes() {
             ..ExecOptions::default()
         };
         let exec = engine.exec_create(&name, options("read x; echo $x$B; echo e >&2; exit 6")).unwrap();
-        let mut streams = engine.exec_start(&exec).await.unwrap();
+        let mut streams = engine.exec_start(&exec, None).await.unwrap();
         assert!(engine.exec_inspect(&exec).unwrap().running);
         let mut stdin = streams.stdin.take().unwrap();
         stdin.write_all(b"in\n").await.unwrap();
@@ -205,13 +205,13 @@ fn execs_have_streams_and_exit_codes() {
         assert_eq!((out.as_str(), err.as_str()), ("in2\n", "e\n"));
         assert_eq!(streams.wait().await, 6);
         assert_eq!(engine.exec_inspect(&exec).unwrap().exit_code, Some(6));
-        assert!(matches!(engine.exec_start(&exec).await, Err(EngineError::Conflict(_))));
+        assert!(matches!(engine.exec_start(&exec, None).await, Err(EngineError::Conflict(_))));
         let missing = ExecOptions { cmd: vec!["nothing".to_owned()], ..ExecOptions::default() };
         let exec = engine.exec_create(&name, missing).unwrap();
-        assert!(matches!(engine.exec_start(&exec).await, Err(EngineError::Start { exit_code: 127, .. })));
+        assert!(matches!(engine.exec_start(&exec, None).await, Err(EngineError::Start { exit_code: 127, .. })));
         assert_eq!(engine.exec_inspect(&exec).unwrap().exit_code, Some(127));
         let detached = engine.exec_create(&name, options("yes | head -c 1000000; exit 0")).unwrap();
-        drop(engine.exec_start(&detached).await.unwrap());
+        drop(engine.exec_start(&detached, None).await.unwrap());
         rig.until(|| engine.exec_inspect(&detached).unwrap().exit_code == Some(0)).await;
         rig.succeed(&task, Work::Remove).await;
         assert!(matches!(engine.exec_inspect(&exec), Err(EngineError::NoSuchExec(_))));

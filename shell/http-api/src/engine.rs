@@ -8,8 +8,9 @@ mod networks;
 mod observe;
 mod volumes;
 
+pub(crate) use adapter::console_size;
 pub use images::{ArchiveBytes, ImagePrune, ImagePull, Images, ProgressLines};
-pub use observe::Observe;
+pub use observe::{Download, Observe};
 
 pub use by_hand::ByHand;
 
@@ -54,8 +55,8 @@ pub trait Engine: ByHand + Images + Observe + Volumes + Networks {
 
     /// Prepares a program to be run in a container; gives its id.
     fn exec_create(&self, name: &str, config: ExecConfig) -> Result<String, EngineError>;
-    /// Runs it.
-    async fn exec_start(&self, exec: &str) -> Result<ExecStreams, EngineError>;
+    /// Runs it; rows and columns of its terminal may be given only now.
+    async fn exec_start(&self, exec: &str, size: Option<[u16; 2]>) -> Result<ExecStreams, EngineError>;
     /// How it goes.
     fn exec_inspect(&self, exec: &str) -> Result<ExecInspect, EngineError>;
 }

@@ -13,8 +13,6 @@ use hyper_util::rt::TokioIo;
 use skep_api_types::ApiVersion;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use crate::ApiError;
-
 /// Which stream a frame belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Channel {
@@ -127,15 +125,6 @@ async fn carry(
         let _ = writer.shutdown().await;
     };
     tokio::select! { () = feed => {} () = drain => {} }
-}
-
-/// Refuses a terminal, which is not there yet.
-pub(crate) fn refuse_tty(tty: bool) -> Result<(), ApiError> {
-    if !tty {
-        return Ok(());
-    }
-    let text = "a terminal (tty) is not supported by this version of skep: run it without -t";
-    Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, text))
 }
 
 #[cfg(test)]

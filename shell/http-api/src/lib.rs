@@ -12,6 +12,7 @@
 
 mod body;
 mod cluster;
+mod detach;
 mod engine;
 mod error;
 mod events;
@@ -28,9 +29,9 @@ pub use cluster::{
     LogOptions, LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
 };
 pub use engine::{
-    Archive, ArchiveBytes, ByHand, Ended, EndpointWish, Engine, EngineError, EngineFacts, ErrorKind, ExecStreams,
-    ImageImport, ImagePrune, ImagePull, Images, NetworkWish, Networks, Observe, ProgressLines, VolumeFilter, Volumes,
-    WaitCondition,
+    Archive, ArchiveBytes, ByHand, Download, Ended, EndpointWish, Engine, EngineError, EngineFacts, ErrorKind,
+    ExecStreams, ImageImport, ImagePrune, ImagePull, Images, NetworkWish, Networks, Observe, ProgressLines,
+    VolumeFilter, Volumes, WaitCondition,
 };
 pub use error::ApiError;
 pub use events::{ClusterEvents, Happening, Happenings};

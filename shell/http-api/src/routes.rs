@@ -1,7 +1,9 @@
 //! All routes. One file per kind of object; what Docker has and skep has not, yet, is named here and answered with 501.
 
+mod archive;
 mod container_filters;
 mod containers;
+mod disk;
 mod events;
 mod exec;
 mod images;
@@ -13,6 +15,7 @@ mod swarm;
 mod system;
 mod tasks;
 mod volumes;
+mod watch;
 
 use axum::Router;
 use axum::routing::{MethodRouter, any, delete, get, post};
@@ -71,7 +74,7 @@ fn machine_routes() -> Router<Api> {
         .route("/info", get(system::info))
         .route("/auth", post(images::log_in))
         .route("/events", get(events::watch))
-        .route("/system/df", lacks("counting disk usage"))
+        .route("/system/df", get(disk::usage))
         .route("/build", lacks("building an image"))
         .route("/build/prune", lacks("building an image"))
         .route("/session", lacks("building an image with BuildKit"))
@@ -96,14 +99,14 @@ fn machine_routes() -> Router<Api> {
         .route("/containers/{id}/rename", post(containers::rename))
         .route("/containers/{id}/update", lacks("changing the limits of a container"))
         .route("/containers/{id}/resize", lacks("a terminal"))
-        .route("/containers/{id}/stats", lacks("watching the usage of a container"))
-        .route("/containers/{id}/top", lacks("listing the processes of a container"))
-        .route("/containers/{id}/changes", lacks("listing the changed files of a container"))
-        .route("/containers/{id}/export", lacks("exporting the files of a container"))
-        .route("/containers/{id}/archive", lacks("copying files from or to a container"))
+        .route("/containers/{id}/stats", get(watch::stats))
+        .route("/containers/{id}/top", get(watch::top))
+        .route("/containers/{id}/changes", get(watch::changes))
+        .route("/containers/{id}/export", get(watch::export))
+        .route("/containers/{id}/archive", get(archive::get).head(archive::head).put(archive::put))
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/json", get(exec::inspect))
-        .route("/exec/{id}/resize", lacks("a terminal"))
+        .route("/exec/{id}/resize", post(exec::resize))
         .route("/images/json", get(images::list))
         .route("/images/create", post(images::create))
         .route("/images/load", post(images::load))

@@ -170,8 +170,10 @@ async fn execs_are_created_and_refused() {
     assert_eq!((created.status, created.json()), (StatusCode::CREATED, json!({"Id": "ef".repeat(32)})));
     let refused = create(r#"{"Cmd":[]}"#).await;
     assert_eq!((refused.status.as_u16(), refused.message().as_str()), (400, "No exec command specified"));
-    let refused = create(r#"{"Cmd":["sh"],"Tty":true}"#).await;
-    assert_eq!(refused.status, StatusCode::NOT_IMPLEMENTED);
+    let refused = create(r#"{"Cmd":["sh"],"Tty":true,"DetachKeys":"ctrl-?"}"#).await;
+    assert_eq!((refused.status.as_u16(), refused.message().as_str()), (400, "Unknown character: 'ctrl-?'"));
+    assert_eq!(rig.call("POST", "/exec/e1/resize?h=40&w=100", "").await.status, StatusCode::OK);
+    assert_eq!(rig.call("POST", "/exec/e1/resize?h=x&w=100", "").await.status, StatusCode::BAD_REQUEST);
     let missing = rig.call("POST", "/exec/nosuch/start", r#"{"Detach":false}"#).await;
     assert_eq!((missing.status.as_u16(), missing.message().as_str()), (404, "No such exec instance: nosuch"));
     assert_eq!(rig.call("POST", "/exec/e1/start", r#"{"Detach":true}"#).await.status, StatusCode::OK);

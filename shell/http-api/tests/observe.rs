@@ -50,3 +50,45 @@ async fn times_are_refused_in_the_engine_s_words() {
     assert_eq!(answer.message(), r#"strconv.ParseInt: parsing "abc": invalid syntax"#);
     assert_eq!(rig.get("/events?filters=x").await.status, StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn usage_is_told_with_the_moment_before() {
+    let rig = rig(FakeCluster::outside());
+    let once = rig.get("/containers/web/stats?stream=0&one-shot=1").await.json();
+    assert_eq!(once["preread"], "0001-01-01T00:00:00Z");
+    let both = rig.get("/containers/web/stats?stream=false").await.json();
+    assert_eq!((&both["read"], &both["preread"]), (&"1970-01-01T00:00:03Z".into(), &"1970-01-01T00:00:02Z".into()));
+    let used = |stats: &Value, which: &str| stats[which]["cpu_usage"]["total_usage"].as_u64().unwrap();
+    assert_eq!(used(&both, "cpu_stats") - used(&both, "precpu_stats"), 1_000_000_000);
+    assert_eq!(rig.get("/containers/web/stats?stream=1&one-shot=1").await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn files_are_copied_with_what_they_are() {
+    let rig = rig(FakeCluster::outside());
+    let head = rig.call("HEAD", "/v1.41/containers/web/archive?path=/f.txt", "").await;
+    assert_eq!((head.status, head.body.len()), (StatusCode::OK, 0));
+    let stat = head.header("x-docker-container-path-stat").to_owned();
+    let whole = rig.get("/containers/web/archive?path=/f.txt").await;
+    assert_eq!((whole.header("x-docker-container-path-stat"), &whole.body[..]), (stat.as_str(), &b"tar"[..]));
+    assert_eq!(whole.header("content-type"), "application/x-tar");
+    let missing = rig.get("/containers/web/archive?path=/nosuch").await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND);
+    assert_eq!(missing.message(), "Could not find the file /nosuch in container web");
+    assert_eq!(rig.get("/containers/web/archive").await.status, StatusCode::BAD_REQUEST);
+    let put = rig.call("PUT", "/containers/web/archive?path=/data&noOverwriteDirNonDir=true", "tar").await;
+    assert_eq!(put.status, StatusCode::OK);
+    assert_eq!(rig.engine.calls.lock().unwrap().last().unwrap(), "extract web /data true false 3");
+}
+
+#[tokio::test]
+async fn disk_usage_counts_a_shared_layer_once() {
+    let rig = rig(FakeCluster::outside());
+    let all = rig.get("/v1.41/system/df").await.json();
+    assert_eq!((&all["LayersSize"], &all["BuildCache"], &all["BuilderSize"]), (&110.into(), &Value::Null, &0.into()));
+    assert_eq!(all["Images"][0]["SharedSize"], 100);
+    let some = rig.get("/system/df?type=container").await.json();
+    assert!(some["Images"].is_null() && some["Containers"].is_array());
+    let wrong = rig.get("/system/df?type=bogus").await;
+    assert_eq!((wrong.status, wrong.message().as_str()), (StatusCode::BAD_REQUEST, "unknown object type: bogus"));
+}

@@ -67,6 +67,15 @@ pub(crate) fn decompress<'a, R: Read + 'a>(reader: R, limits: &Limits, bytes_lef
     })
 }
 
+/// A plain view of an archive that may be compressed, with the default bounds.
+///
+/// # Errors
+/// A compression that is not known, or the stream cannot be read.
+pub fn decompressed<'a, R: Read + 'a>(reader: R) -> Result<impl Read + 'a> {
+    let limits = Limits::default();
+    decompress(reader, &limits, limits.max_unpacked_bytes)
+}
+
 impl Read for Decompressed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;

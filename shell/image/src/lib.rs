@@ -39,6 +39,7 @@ mod tree;
 mod unpack;
 
 pub use build::{ImageBuilder, write_docker_archive};
+pub use compression::decompressed;
 pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, Platform, RootFs, Set};
 pub use digest::{Digest, ImageId};
 pub use error::{Error, ErrorClass, Result};
@@ -57,4 +58,4 @@ pub use remove::{ContainerUse, Removed};
 pub use save::Saving;
 pub use snapshot::Snapshot;
 pub use store::{Image, ImageStore};
-pub use tree::{Usage, remove as remove_tree, usage as tree_usage};
+pub use tree::{Usage, remove as remove_tree, remove_at as remove_tree_at, usage as tree_usage};

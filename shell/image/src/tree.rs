@@ -63,7 +63,10 @@ fn is_passing(error: &io::Error) -> bool {
 
 /// Removes the entry `name` of the directory `parent`, whatever it is; it is fine if there is none. `parent` must not be writable
 /// by others at the same time. Subdirectories are moved up to where the tree was before they are emptied, so depth costs nothing.
-pub(crate) fn remove_at(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
+///
+/// # Errors
+/// The file system does not do it.
+pub fn remove_at(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
     let parent = parent.as_fd();
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),

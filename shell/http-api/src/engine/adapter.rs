@@ -132,6 +132,7 @@ impl Engine for skep_engine::Engine {
             working_dir: config.working_dir,
             user: config.user,
             tty: config.tty,
+            console_size: console_size(&config.console_size),
             privileged: config.privileged,
             attach_stdin: config.attach_stdin,
             attach_stdout: config.attach_stdout,
@@ -141,8 +142,8 @@ impl Engine for skep_engine::Engine {
         Ok(skep_engine::Engine::exec_create(self, name, options)?)
     }
 
-    async fn exec_start(&self, exec: &str) -> Result<ExecStreams, EngineError> {
-        let mut streams = skep_engine::Engine::exec_start(self, exec).await?;
+    async fn exec_start(&self, exec: &str, size: Option<[u16; 2]>) -> Result<ExecStreams, EngineError> {
+        let mut streams = skep_engine::Engine::exec_start(self, exec, size).await?;
         Ok(ExecStreams {
             stdin: streams.stdin.take().map(|stdin| Box::pin(stdin) as _),
             stdout: streams.stdout.take().map(|stdout| Box::pin(stdout) as _),
@@ -168,12 +169,20 @@ impl Engine for skep_engine::Engine {
             open_stdin: state.options.attach_stdin,
             open_stderr: state.options.attach_stderr,
             open_stdout: state.options.attach_stdout,
-            can_remove: state.exit_code.is_some(),
+            // Set by the engine only just before it forgets one.
+            can_remove: false,
             container_id: state.container_id,
             detach_keys: state.options.detach_keys,
             pid: state.pid,
         })
     }
+}
+
+/// Rows and columns of a terminal; none when nothing sensible is given.
+pub(crate) fn console_size(given: &[u64]) -> Option<[u16; 2]> {
+    let &[rows, columns] = given else { return None };
+    let size = [u16::try_from(rows).ok()?, u16::try_from(columns).ok()?];
+    (size != [0, 0]).then_some(size)
 }
 
 fn log_line(line: skep_engine::LogLine) -> LogLine {

@@ -17,6 +17,7 @@ use crate::engine::{Ended, WaitCondition};
 use crate::hijack::{answer, media_type, streaming};
 use crate::logs::{self, LineStyle, container_lines};
 use crate::routes::container_filters::ContainerFilters;
+use crate::routes::disk;
 use crate::routes::system::now;
 use crate::{Api, ApiError, render};
 
@@ -31,12 +32,13 @@ pub(crate) async fn list(State(api): State<Api>, query: Params) -> Result<Respon
     };
     let limit = usize::try_from(limit).ok().filter(|limit| *limit > 0);
     let all = query.flag("all") || limit.is_some() || filters.name_states();
-    let (now, with_size) = (now(), query.flag("size"));
-    if with_size {
-        return Err(ApiError::unsupported("counting the size of containers"));
-    }
     let shown = containers.iter().filter(|container| (all || container.state.running) && filters.pass(container));
-    Ok(json_list(shown.take(limit.unwrap_or(usize::MAX)).map(|container| render::summary(container, now))))
+    let shown = shown.take(limit.unwrap_or(usize::MAX));
+    if query.flag("size") {
+        return Ok(ok(&disk::sized(&api, shown).await));
+    }
+    let now = now();
+    Ok(json_list(shown.map(|container| render::summary(container, now))))
 }
 
 pub(crate) async fn inspect(
@@ -44,9 +46,11 @@ pub(crate) async fn inspect(
     Path(name): Path<String>,
     query: Params,
 ) -> Result<Response, ApiError> {
-    let container = api.engine.container(&name)?;
-    if query.flag("size") {
-        return Err(ApiError::unsupported("counting the size of containers"));
+    let mut container = api.engine.container(&name)?;
+    if query.flag("size")
+        && let Some((written, all)) = api.engine.container_size(&container.id).await
+    {
+        (container.size_rw, container.size_root_fs) = (Some(disk::signed(written)), Some(disk::signed(all)));
     }
     Ok(ok(&container))
 }

@@ -11,10 +11,12 @@ use http::StatusCode;
 use skep_api_types::{ExecConfig, ExecStart, IdResponse};
 use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
+use tokio_util::sync::CancellationToken;
 
-use crate::body::{Asked, Json, empty, json, ok};
-use crate::engine::{EngineError, ErrorKind, ExecStreams};
-use crate::hijack::{Channel, answer, frame, media_type, refuse_tty};
+use crate::body::{Asked, Json, Params, empty, json, ok};
+use crate::detach::{self, Leaving};
+use crate::engine::{EngineError, ErrorKind, ExecStreams, console_size};
+use crate::hijack::{Channel, Input, answer, frame, media_type};
 use crate::{Api, ApiError};
 
 /// How long output is still read after the program has ended: what it left behind may hold the streams open for ever.
@@ -24,13 +26,17 @@ const QUEUE: usize = 8;
 
 pub(crate) async fn create(
     State(api): State<Api>,
+    Asked(version): Asked,
     Path(name): Path<String>,
-    Json(config): Json<ExecConfig>,
+    Json(mut config): Json<ExecConfig>,
 ) -> Result<Response, ApiError> {
     if config.cmd.is_empty() {
         return Err(ApiError::invalid("No exec command specified"));
     }
-    refuse_tty(config.tty)?;
+    if !config.tty || !version.is_at_least(42) {
+        config.console_size.clear();
+    }
+    detach::parse(&config.detach_keys).map_err(ApiError::invalid)?;
     let id = api.engine.exec_create(&name, config)?;
     Ok(json(StatusCode::CREATED, &IdResponse { id }))
 }
@@ -51,13 +57,17 @@ pub(crate) async fn start(
     *read.headers_mut() = parts.headers.clone();
     let Json(options) = Json::<ExecStart>::from_request(read, &()).await?;
     let request = Request::from_parts(parts, Body::empty());
-    refuse_tty(options.tty)?;
-    let streams = match api.engine.exec_start(&id).await {
+    let tty = options.tty;
+    let size = if tty && version.is_at_least(42) { console_size(&options.console_size) } else { None };
+    // The keys were given when it was created.
+    let keys = detach::parse(&api.engine.exec_inspect(&id)?.detach_keys).map_err(ApiError::invalid)?;
+    let streams = match api.engine.exec_start(&id, size).await {
         Ok(streams) => streams,
         // Docker has answered already when it learns of this, and tells it on the stream.
         Err(EngineError { kind: ErrorKind::Start, text }) if !options.detach => {
-            let text = frame(Channel::Stdout, format!("{text}\r\n").as_bytes());
-            return Ok(answer(request, media_type(version, false), None, stream::once(async { text }).boxed()));
+            let text = format!("{text}\r\n");
+            let text = if tty { text.into() } else { frame(Channel::Stdout, text.as_bytes()) };
+            return Ok(answer(request, media_type(version, tty), None, stream::once(async { text }).boxed()));
         }
         Err(error) => return Err(error.into()),
     };
@@ -65,21 +75,52 @@ pub(crate) async fn start(
         return Ok(empty());
     }
     let ExecStreams { stdin, stdout, stderr, exit } = streams;
-    let output = collect(stdout, stderr, exit);
-    Ok(answer(request, media_type(version, false), stdin, output))
+    let output = collect(stdout, stderr, exit, tty);
+    if !tty {
+        return Ok(answer(request, media_type(version, tty), stdin, output));
+    }
+    let left = CancellationToken::new();
+    let stdin = stdin.map(|stdin| Box::pin(Leaving::new(stdin, keys, left.clone())) as Input);
+    let engine = api.engine.clone();
+    let output = output.take_until(async move {
+        left.cancelled().await;
+        engine.exec_detached(&id);
+    });
+    Ok(answer(request, media_type(version, tty), stdin, output.boxed()))
+}
+
+/// `POST /exec/{id}/resize`.
+pub(crate) async fn resize(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    query: Params,
+) -> Result<Response, ApiError> {
+    let (rows, columns) = terminal_size(&query)?;
+    api.engine.exec_resize(&id, rows, columns).await?;
+    Ok(empty())
+}
+
+/// `h` and `w` of a resize.
+pub(crate) fn terminal_size(query: &Params) -> Result<(u16, u16), ApiError> {
+    let number = |name| {
+        let text = query.get(name).unwrap_or_default();
+        text.parse().map_err(|_| ApiError::invalid(format!("strconv.Atoi: parsing {text:?}: invalid syntax")))
+    };
+    Ok((number("h")?, number("w")?))
 }
 
 type Output = std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>;
 
-/// Both outputs in frames, until both have ended and the exit code is known; a little longer than the program at most.
+/// Both outputs in frames, or a terminal's as it is, until both have ended and the exit code is known; a little longer than the program at most.
 fn collect(
     stdout: Option<Output>,
     stderr: Option<Output>,
     exit: futures_util::future::BoxFuture<'static, i32>,
+    tty: bool,
 ) -> BoxStream<'static, Bytes> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
-        let (out, err) = (pump(stdout, Channel::Stdout, &sender), pump(stderr, Channel::Stderr, &sender));
+        let (out, err) = (pump(stdout, Channel::Stdout, tty, &sender), pump(stderr, Channel::Stderr, tty, &sender));
         let pumps = async { tokio::join!(out, err) };
         tokio::pin!(pumps);
         let closed = sender.closed();
@@ -96,11 +137,12 @@ fn collect(
     stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|piece| (piece, receiver)) }).boxed()
 }
 
-async fn pump(output: Option<Output>, channel: Channel, sender: &mpsc::Sender<Bytes>) {
+async fn pump(output: Option<Output>, channel: Channel, tty: bool, sender: &mpsc::Sender<Bytes>) {
     let Some(output) = output else { return };
     let mut pieces = ReaderStream::with_capacity(output, 16 << 10);
     while let Some(Ok(piece)) = pieces.next().await {
-        if sender.send(frame(channel, &piece)).await.is_err() {
+        let piece = if tty { piece } else { frame(channel, &piece) };
+        if sender.send(piece).await.is_err() {
             return;
         }
     }

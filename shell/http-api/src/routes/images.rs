@@ -85,7 +85,7 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     pattern[at..].iter().all(|byte| *byte == b'*')
 }
 
-fn summary(image: &ImageInspect, version: ApiVersion) -> ImageSummary {
+pub(crate) fn summary(image: &ImageInspect, version: ApiVersion) -> ImageSummary {
     let created = Timestamp::parse(&image.created).unwrap_or_default();
     ImageSummary {
         containers: -1,

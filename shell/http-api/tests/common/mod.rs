@@ -285,7 +285,7 @@ impl Engine for FakeEngine {
         Ok("ef".repeat(32))
     }
     /// Gives back its input in capitals on stdout, then `bye` on stderr.
-    async fn exec_start(&self, exec: &str) -> Result<ExecStreams, EngineError> {
+    async fn exec_start(&self, exec: &str, _size: Option<[u16; 2]>) -> Result<ExecStreams, EngineError> {
         if self.fails_to_start {
             return Err(EngineError::new(ErrorKind::Start, "OCI runtime exec failed: no such file"));
         }
