@@ -193,6 +193,7 @@ impl Bundle {
         if let (Some(record), Status::Gone(_)) = (&record, &status) {
             write_durably(&self.dir, EXIT_FILE, record).map_err(|source| self.io("write", EXIT_FILE, source))?;
         }
+        crate::stage::take_away(&self.dir);
         for directory in [RUNTIME_DIR, LAYERS_DIR] {
             match std::fs::remove_dir_all(self.dir.join(directory)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {

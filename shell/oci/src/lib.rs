@@ -23,6 +23,7 @@ mod record;
 mod rootfs;
 mod shim;
 mod spec;
+mod stage;
 mod usage;
 
 pub use attachment::{AttachEnds, Attachment, attachment};

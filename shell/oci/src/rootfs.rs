@@ -13,18 +13,20 @@ use std::path::{Component, Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::config::RootFs;
+use crate::config::{ContainerConfig, RootFs};
 use crate::record::LAYERS_DIR;
+use crate::stage;
 
 /// Longest file read from a rootfs (`/etc/passwd`, `/etc/group`), in bytes.
 const FILE_MAX: u64 = 4 << 20;
 
 /// Gives this process a mount namespace of its own. What the host mounts and unmounts later still arrives, so that a
-/// container does not keep a host's mount busy; nothing goes the other way.
-pub(crate) fn own_mount_namespace() -> io::Result<()> {
+/// container does not keep a host's mount busy; nothing goes the other way, but from the mounts that `config` has otherwise.
+pub(crate) fn own_mount_namespace(config: &ContainerConfig) -> io::Result<Vec<stage::Clone>> {
     unshare(CloneFlags::CLONE_NEWNS)?;
+    let clones = stage::clone(config)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
-    Ok(())
+    Ok(clones)
 }
 
 /// Mounts the rootfs and answers where it is. `bundle` must be the current directory: overlayfs takes at most a page

@@ -35,6 +35,7 @@ use crate::record::{
 };
 use crate::rootfs::{mkdir_inside, mount_rootfs, own_mount_namespace};
 use crate::spec::build_spec;
+use crate::stage;
 
 /// Docker's code for a container that could not be started for another reason than its program.
 const NOT_STARTED: i32 = 128;
@@ -116,13 +117,14 @@ fn start(bundle: &Path, attached: Vec<AttachEnds>, made: &mut Made) -> Result<(P
     std::env::set_current_dir(bundle).map_err(step("cannot enter the bundle"))?;
     write_atomically(bundle, PID_FILE, &pids).map_err(step("cannot write pid.json"))?;
     refuse_when_cancelled(bundle)?;
-    let config = ContainerConfig::load(&bundle.join(CONFIG_FILE)).map_err(|error| other(&chain(&error)))?;
+    let mut config = ContainerConfig::load(&bundle.join(CONFIG_FILE)).map_err(|error| other(&chain(&error)))?;
     config.check().map_err(|error| other(&chain(&error)))?;
 
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     nix::sys::prctl::set_child_subreaper(true).map_err(|error| other(&error.to_string()))?;
     let _ = nix::sys::prctl::set_name(c"skep-shim");
-    own_mount_namespace().map_err(step("cannot make a mount namespace"))?;
+    let clones = own_mount_namespace(&config).map_err(step("cannot make the container's mounts"))?;
+    stage::lay_out(bundle, clones, &mut config).map_err(step("cannot make the container's mounts"))?;
     let rootfs = mount_rootfs(bundle, &config.rootfs).map_err(step("cannot mount the root file system"))?;
     if !config.cwd.is_empty() {
         mkdir_inside(&rootfs, Path::new(&config.cwd)).map_err(|error| {
@@ -164,6 +166,7 @@ fn start(bundle: &Path, attached: Vec<AttachEnds>, made: &mut Made) -> Result<(P
     let visit = cgroup.visit().map_err(step("cannot use the control group"))?;
     let built = create(&config, &runtime, theirs, program);
     drop((errors_child, init));
+    stage::take_away(bundle);
     let mut container =
         built.map_err(|error| program_failure(&errors, true).unwrap_or_else(|| oci(&chain(error.as_ref()))))?;
     pids.init = container.pid().and_then(|pid| ProcessId::of(pid.as_raw()));
@@ -332,6 +335,7 @@ fn undo(bundle: &Path, made: &Made) {
         reap();
         let _ = cgroup.remove();
     }
+    stage::take_away(bundle);
     let _ = clear(&bundle.join(RUNTIME_DIR));
     let _ = clear(&bundle.join(LAYERS_DIR));
     let _ = std::fs::remove_file(bundle.join(SOCKET_FILE));

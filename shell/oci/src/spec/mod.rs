@@ -2,6 +2,7 @@
 //! that was not asked for. Needs the mounted rootfs, because users are looked up in it.
 
 mod capabilities;
+mod devices;
 mod mounts;
 mod resources;
 pub(crate) mod seccomp;
@@ -13,7 +14,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use serde_json::{Map, Value, json};
 
 use crate::cgroup::Cgroups;
-use crate::config::{ContainerConfig, NetworkNamespace, Seccomp};
+use crate::config::{ContainerConfig, Namespace, NetworkNamespace, Seccomp};
 use crate::rootfs::read_inside;
 pub(crate) use user::UserError;
 
@@ -70,8 +71,15 @@ pub fn build_spec(config: &ContainerConfig, rootfs: &Path, cgroups: &Cgroups) ->
     let available = capabilities::available();
     let mut capabilities =
         capabilities::select(&config.cap_add, &config.cap_drop, &available).map_err(SpecError::Invalid)?;
+    if config.privileged {
+        capabilities = available.iter().map(ToString::to_string).collect();
+    }
     // Where nothing limits devices, a node made by the container would open the host's disks.
-    let asked = config.cap_add.iter().any(|name| name.to_ascii_uppercase().ends_with("MKNOD"));
+    let asked = config.privileged
+        || config.cap_add.iter().any(|name| {
+            let name = name.to_ascii_uppercase();
+            name.ends_with("MKNOD") || name == "ALL"
+        });
     if !cgroups.has("devices") && !asked {
         capabilities.retain(|name| name != "CAP_MKNOD");
     }
@@ -95,18 +103,28 @@ pub fn build_spec(config: &ContainerConfig, rootfs: &Path, cgroups: &Cgroups) ->
     if let Some(score) = config.oom_score_adj {
         process["oomScoreAdj"] = json!(score);
     }
-    let mut read_only: Vec<String> = READ_ONLY.iter().map(|&path| path.to_owned()).collect();
-    read_only.extend(mounts::read_only_cgroups(cgroups));
+    let paths = |asked: &Option<Vec<String>>, usual: &[&str]| match asked {
+        Some(paths) => paths.clone(),
+        None if config.privileged => Vec::new(),
+        None => usual.iter().map(|&path| path.to_owned()).collect(),
+    };
+    let mut read_only = paths(&config.readonly_paths, &READ_ONLY);
+    if !config.privileged {
+        read_only.extend(mounts::read_only_cgroups(cgroups));
+    }
+    let devices = devices::devices(config).map_err(SpecError::Invalid)?;
     let mut linux = json!({
         "namespaces": namespaces(config)?,
         "cgroupsPath": format!("/{}/{}", config.cgroup_parent.trim_matches('/'), config.id),
-        "resources": resources::resources(config, cgroups),
-        "maskedPaths": MASKED,
+        "resources": resources::resources(config, cgroups, devices.rules),
+        "devices": devices.nodes,
+        "maskedPaths": paths(&config.masked_paths, &MASKED),
         "readonlyPaths": read_only,
         "sysctl": sysctls(config)?,
         "rootfsPropagation": mounts::rootfs_propagation(config),
     });
     let profile = match &config.seccomp {
+        Seccomp::Default if config.privileged => None,
         Seccomp::Default => Some(seccomp::default_profile(&capabilities)),
         Seccomp::Profile(text) => Some(seccomp::resolve_profile(text, &capabilities).map_err(SpecError::Invalid)?),
         Seccomp::Unconfined => None,
@@ -122,10 +140,11 @@ pub fn build_spec(config: &ContainerConfig, rootfs: &Path, cgroups: &Cgroups) ->
         "mounts": mounts::mounts(config).map_err(SpecError::Invalid)?,
         "linux": linux,
     });
-    if !config.hostname.is_empty() {
+    let own_names = config.uts == Namespace::Private;
+    if own_names && !config.hostname.is_empty() {
         spec["hostname"] = json!(config.hostname);
     }
-    if let Some(domainname) = &config.domainname {
+    if let Some(domainname) = config.domainname.as_ref().filter(|_| own_names) {
         spec["domainname"] = json!(domainname);
     }
     Ok(serde_json::from_value(spec)?)
@@ -159,8 +178,21 @@ fn environment(config: &ContainerConfig, home: &str) -> Vec<String> {
 }
 
 fn namespaces(config: &ContainerConfig) -> Result<Value, SpecError> {
-    let mut all: Vec<Value> =
-        ["pid", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({"type": kind})).collect();
+    let mut all = vec![json!({"type": "mount"})];
+    let others = [("pid", &config.pid), ("ipc", &config.ipc), ("uts", &config.uts), ("cgroup", &config.cgroupns)];
+    for (kind, namespace) in others {
+        match namespace {
+            Namespace::Private => all.push(json!({"type": kind})),
+            Namespace::Host => {}
+            Namespace::Of(process) if process.is_alive() => {
+                all.push(json!({"type": kind, "path": format!("/proc/{}/ns/{kind}", process.pid)}));
+            }
+            Namespace::Of(_) => {
+                let text = format!("cannot join the {kind} namespace of another container: it is not running");
+                return Err(SpecError::Invalid(text));
+            }
+        }
+    }
     match &config.network {
         NetworkNamespace::Private => all.push(json!({"type": "network"})),
         NetworkNamespace::Host => {}

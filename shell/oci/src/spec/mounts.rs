@@ -1,16 +1,18 @@
 //! What is mounted in a container: Docker's default file systems, then what was asked for.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::cgroup::Cgroups;
-use crate::config::{BindPropagation, ContainerConfig, Mount};
+use crate::config::{BindPropagation, ContainerConfig, Mount, Namespace};
 
 /// All mounts, in the order they have to be made. The text of an error is for people.
 pub(super) fn mounts(config: &ContainerConfig) -> Result<Vec<Value>, String> {
     let mut wanted: Vec<&Mount> = config.mounts.iter().collect();
     // What is above comes first.
     wanted.sort_by_key(|mount| target(mount).components().count());
-    let mut all: Vec<Value> = defaults(config.shm_size);
+    let mut all: Vec<Value> = defaults(config);
     all.retain(|default| wanted.iter().all(|mount| default["destination"].as_str() != target(mount).to_str()));
     for mount in wanted {
         all.push(one(mount)?);
@@ -24,20 +26,35 @@ fn target(mount: &Mount) -> &std::path::Path {
     }
 }
 
-fn defaults(shm_size: u64) -> Vec<Value> {
+fn defaults(config: &ContainerConfig) -> Vec<Value> {
     let mount = |destination: &str, kind: &str, source: &str, options: &str| {
         let options: Vec<_> = options.split(',').collect();
         json!({"destination": destination, "type": kind, "source": source, "options": options})
     };
-    vec![
+    let shm_size = config.shm_size;
+    let mut all = vec![
         mount("/proc", "proc", "proc", "nosuid,noexec,nodev"),
         mount("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
         mount("/dev/pts", "devpts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
-        mount("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro,nosuid,noexec,nodev"),
-        mount("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"),
-        mount("/dev/shm", "tmpfs", "shm", &format!("nosuid,noexec,nodev,mode=1777,size={shm_size}")),
-    ]
+    ];
+    if config.privileged {
+        all.push(mount("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev"));
+        all.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid,noexec,nodev"));
+    } else {
+        all.push(mount("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"));
+        all.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro,nosuid,noexec,nodev"));
+    }
+    if config.ipc == Namespace::Host {
+        all.push(mount("/dev/mqueue", "bind", "/dev/mqueue", "rbind,nosuid,noexec,nodev"));
+        all.push(mount("/dev/shm", "bind", "/dev/shm", "rbind,nosuid,noexec,nodev"));
+        all.retain(|mount| {
+            mount["type"] != "bind" || mount["source"].as_str().is_some_and(|it| Path::new(it).exists())
+        });
+    } else {
+        all.push(mount("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"));
+        all.push(mount("/dev/shm", "tmpfs", "shm", &format!("nosuid,noexec,nodev,mode=1777,size={shm_size}")));
+    }
+    all
 }
 
 fn one(mount: &Mount) -> Result<Value, String> {
@@ -102,8 +119,17 @@ pub(super) fn read_only_cgroups(cgroups: &Cgroups) -> Vec<String> {
 
 /// Mounts of the host arrive only where a bind mount asks for them.
 pub(super) fn rootfs_propagation(config: &ContainerConfig) -> &'static str {
-    let slave = |mount: &Mount| {
-        matches!(mount, Mount::Bind { propagation: BindPropagation::Rslave | BindPropagation::Slave, .. })
+    let any = |kinds: [BindPropagation; 2]| {
+        config
+            .mounts
+            .iter()
+            .any(|mount| matches!(mount, Mount::Bind { propagation, .. } if kinds.contains(propagation)))
     };
-    if config.mounts.iter().any(slave) { "slave" } else { "private" }
+    if any([BindPropagation::Shared, BindPropagation::Rshared]) {
+        "shared"
+    } else if any([BindPropagation::Slave, BindPropagation::Rslave]) {
+        "slave"
+    } else {
+        "private"
+    }
 }

@@ -22,7 +22,7 @@ const DEVICES: [(&str, Option<i64>, Option<i64>, &str); 9] = [
     ("c", Some(136), None, "rwm"),
 ];
 
-pub(super) fn resources(config: &ContainerConfig, cgroups: &Cgroups) -> Value {
+pub(super) fn resources(config: &ContainerConfig, cgroups: &Cgroups, more_devices: Vec<Value>) -> Value {
     let wanted = &config.resources;
     let mut all = Map::new();
     let mut devices = vec![json!({"allow": false, "access": "rwm"})];
@@ -36,6 +36,7 @@ pub(super) fn resources(config: &ContainerConfig, cgroups: &Cgroups) -> Value {
         }
         devices.push(device);
     }
+    devices.extend(more_devices);
     all.insert("devices".to_owned(), json!(devices));
     if cgroups.has("memory")
         && let Some(limit) = wanted.memory.filter(|limit| *limit > 0)

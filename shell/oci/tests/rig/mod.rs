@@ -34,6 +34,7 @@ impl Fixture {
         for name in [
             "sh", "cat", "id", "sleep", "echo", "grep", "ls", "mount", "touch", "dd", "env", "pwd", "kill", "mkdir",
             "mknod", "unshare", "yes", "head", "stty", "tty", "test", "ps", "umount", "usleep", "wc", "mkfifo", "true",
+            "hostname",
         ] {
             std::os::unix::fs::symlink("busybox", base.join("bin").join(name)).unwrap();
         }
