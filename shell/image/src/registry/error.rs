@@ -101,7 +101,7 @@ impl RegistryError {
 
     /// As a pull of `name` tells it (moby `translatePullError`).
     pub(crate) fn of_pull(self, name: &Reference) -> Self {
-        let Self::Refused { status, code, .. } = &self else { return self };
+        let Self::Refused { code, .. } = &self else { return self };
         match code.as_str() {
             "denied" => Self::NotFound(format!(
                 "pull access denied for {}, repository does not exist or may require 'docker login': {self}",
@@ -111,10 +111,8 @@ impl RegistryError {
                 Self::NotFound(format!("manifest for {} not found: {self}", name.clone().with_default_tag().familiar()))
             }
             "name unknown" => Self::NotFound(format!("repository {} not found: {self}", name.familiar_name())),
-            "unauthorized" if *status == 401 => Self::NotFound(format!(
-                "pull access denied for {}, repository does not exist or may require 'docker login': {self}",
-                name.familiar_name()
-            )),
+            // As in Docker, a failure of its own and no answer to this request.
+            "unauthorized" => Self::Damaged(self.to_string()),
             _ => self,
         }
     }

@@ -61,7 +61,7 @@ impl Registries {
         let (config, layers, manifest) = blocking(move || prepare(&parted, &its_image, &its_staging)).await?;
         for (layer, diff_id) in layers.iter().zip(&image.config.rootfs.diff_ids) {
             let id = short(*diff_id);
-            if exists(&session, &layer.descriptor).await? {
+            if exists(&session, &layer.descriptor).await.map_err(plainly)? {
                 progress.layer(&id, "Layer already exists").await;
             } else {
                 upload(&session, layer, &id, progress).await?;
@@ -162,13 +162,21 @@ fn compress(from: &Path, to: &Path) -> Result<Digest> {
     Ok(reader.finish().0)
 }
 
-async fn exists(session: &Session, blob: &Descriptor) -> Result<bool> {
+/// As in Docker, a push says only why it has no credentials.
+fn plainly(error: RegistryError) -> RegistryError {
+    match error {
+        RegistryError::Request { reason, unauthorized: true, .. } => RegistryError::Damaged(reason),
+        other => other,
+    }
+}
+
+async fn exists(session: &Session, blob: &Descriptor) -> Result<bool, RegistryError> {
     let url = session.url(&format!("blobs/{}", blob.digest));
     let answer = session.send(Method::HEAD, &url, Ask::default()).await?;
     match answer.status() {
         StatusCode::OK => Ok(true),
         StatusCode::NOT_FOUND => Ok(false),
-        _ => Err(refusal(answer).await.into()),
+        _ => Err(refusal(answer).await),
     }
 }
 
