@@ -142,9 +142,11 @@ impl Orchestrator {
         env: &mut Env,
         plan: &mut Plan,
     ) {
-        let is_needed = serves(view, old);
-        if !is_needed || (new.state() == TaskState::Running && !restart::must_go(view, new)) {
+        if !serves(view, old) {
             self.shut(key, [old], plan);
+        } else if new.state() == TaskState::Running && !restart::must_go(view, new) {
+            let group = AtomicGroup::of(set_intent(old, DesiredState::Shutdown)).when(Precondition::TaskRuns(new.id));
+            self.propose(plan, key, &[(old.id, Some(old))], group);
         } else if restart::must_go(view, new) && update::is_paused(service) {
             self.shut(key, [new], plan);
         } else {

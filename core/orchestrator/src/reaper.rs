@@ -18,14 +18,15 @@ pub(crate) fn limit(cluster: Option<&Cluster>, service: &Service) -> Option<usiz
     }
 }
 
-/// The oldest tasks above the limit that have ended and are not wanted. The newest task stays whatever the limit: it may hold
+/// The oldest tasks above the limit that have ended and are not wanted. Without a wanted one the newest task stays whatever the limit: it may hold
 /// its slot by its restart policy. So do those that a running update still counts (`is_kept`).
 pub(crate) fn surplus(tasks: &[Arc<Task>], limit: Option<usize>, is_kept: impl Fn(&Task) -> bool) -> Vec<TaskId> {
     let above = limit.map_or(0, |limit| tasks.len().saturating_sub(limit));
     if above == 0 {
         return Vec::new();
     }
-    let newest = newest(tasks).map(|task| task.id);
+    let is_live = tasks.iter().any(|task| task.intent.desired.wants_alive());
+    let newest = newest(tasks).filter(|_| !is_live).map(|task| task.id);
     let mut history: Vec<&Arc<Task>> =
         tasks.iter().filter(|task| is_forgettable(task) && Some(task.id) != newest && !is_kept(task)).collect();
     history.sort_by_key(|task| (task.status().applied_at, task.created.cluster, task.id));

@@ -161,6 +161,12 @@ fn check(state: &State, precondition: &Precondition) -> Result<(), Rejection> {
                 return unmet(format!("something else is wanted of task {task}"));
             }
         }
+        Precondition::TaskRuns(task) => {
+            let found = find_task(state, *task)?;
+            if found.state() != TaskState::Running || !found.intent.desired.wants_alive() {
+                return unmet(format!("task {task} does not run"));
+            }
+        }
     }
     Ok(())
 }

@@ -88,6 +88,8 @@ pub enum Precondition {
     NodeTakesTasks(NodeId),
     /// The task's intent group has this version.
     IntentIs(TaskId, GroupVersion),
+    /// The task is wanted and its node says that it runs.
+    TaskRuns(TaskId),
     /// The network exists.
     NetworkExists(NetworkId),
     /// No service names the network, and none needs it for its published ports.

@@ -103,6 +103,7 @@ fn every_precondition_is_judged() {
         Precondition::NodeTakesTasks(node_id("none")),
         Precondition::IntentIs(task_id("a"), intent),
         Precondition::IntentIs(task_id("none"), intent),
+        Precondition::TaskRuns(task_id("none")),
     ] {
         let group = AtomicGroup::of(set_intent(&world, "a", DesiredState::Shutdown)).when(precondition);
         refusal(&mut world, group);

@@ -121,6 +121,7 @@ impl From<&Precondition> for stored::Precondition {
             Precondition::IntentIs(task, version) => {
                 wire::Kind::IntentIs(wire::IntentIs { task: task.to_string(), version: version.0 })
             }
+            Precondition::TaskRuns(task) => wire::Kind::TaskRuns(task.to_string()),
         };
         Self { kind: Some(kind) }
     }
@@ -145,6 +146,7 @@ impl TryFrom<stored::Precondition> for Precondition {
             Kind::NetworkExists(network) => Self::NetworkExists(id(&network)?),
             Kind::NetworkUnused(network) => Self::NetworkUnused(id(&network)?),
             Kind::IntentIs(intent) => Self::IntentIs(id(&intent.task)?, GroupVersion(intent.version)),
+            Kind::TaskRuns(task) => Self::TaskRuns(id(&task)?),
         })
     }
 }

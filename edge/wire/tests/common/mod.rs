@@ -467,6 +467,7 @@ impl Random {
             2 => Precondition::ServiceExists(self.id()),
             3 => Precondition::EndpointIs(self.id(), self.group_version()),
             4 => Precondition::NodeTakesTasks(self.id()),
+            _ if self.has_later && self.flag() => Precondition::TaskRuns(self.id()),
             _ => Precondition::IntentIs(self.id(), self.group_version()),
         }
     }
