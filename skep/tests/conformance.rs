@@ -158,8 +158,7 @@ fn is_excepted(family: &str, line: &str) -> bool {
 }
 
 /// Refusals that depend on objects this swarm does not have yet, or on clients and flags that are refused earlier.
-const NOT_HERE: [&str; 9] =
-    ["--network", "--secret", "--config", "--mount", "--update-", "--rollback-", "--health", "--mode", "--init"];
+const NOT_HERE: [&str; 7] = ["--network", "--secret", "--config", "--mount", "--health", "--mode", "--init"];
 
 #[test]
 fn refusals_are_those_of_the_real_engine() {

@@ -1,4 +1,4 @@
-//! The daemon, shims and containers are killed at random instants under load, again and again. After every round the daemon is
+//! The daemon, shims and containers are killed at random instants under load, updates and rollbacks running, again and again. After every round the daemon is
 //! started anew, and then: what was acknowledged is there, every service converges, containers that nobody killed are the very
 //! same processes, logs have no gap, exit codes of what ended meanwhile are right. In the end nothing is left behind.
 //!
@@ -22,6 +22,7 @@ const SOON: Duration = Duration::from_secs(30);
 const ROUNDS: u32 = 25;
 const CHURN: u64 = 5;
 const STEADY: [&str; 3] = ["steady", "counter", "exiter"];
+const SLEEP: &str = "exec sleep 100000";
 const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i; usleep 20000; done";
 const EXIT_42: &str = "trap 'exit 42' USR1; while :; do sleep 1000 & wait $!; done";
 
@@ -66,6 +67,11 @@ fn spec(name: &str, replicas: u64, script: &str) -> Value {
     })
 }
 
+fn update_config(parallelism: u64, action: &str, order: &str) -> Value {
+    let monitor = 200_000_000; // nanoseconds
+    json!({ "Parallelism": parallelism, "FailureAction": action, "Order": order, "Monitor": monitor })
+}
+
 impl User<'_> {
     /// One change; `false` when the daemon no longer answers.
     fn act(&mut self) -> bool {
@@ -73,7 +79,7 @@ impl User<'_> {
         let replicas = self.dice.below(5);
         let belief = self.beliefs.entry(name.clone()).or_insert_with(|| BTreeSet::from([None]));
         let (wanted, answer) = if belief.contains(&None) {
-            let body = spec(&name, replicas, "exec sleep 100000");
+            let body = spec(&name, replicas, SLEEP);
             (Some(replicas), self.client.post("/v1.41/services/create", &body))
         } else if self.dice.is(30) {
             (None, self.client.http("DELETE", &format!("/v1.41/services/{name}"), None))
@@ -84,11 +90,8 @@ impl User<'_> {
             return self.kill_a_container(&name);
         } else {
             let Ok(found) = self.client.http("GET", &format!("/v1.41/services/{name}"), None) else { return false };
-            let found = found.json();
-            let mut spec = found["Spec"].clone();
-            spec["Mode"]["Replicated"]["Replicas"] = replicas.into();
-            let path = format!("/v1.41/services/{name}/update?version={}", found["Version"]["Index"]);
-            (Some(replicas), self.client.post(&path, &spec))
+            let Some((wanted, path, spec)) = self.changed(&name, &found.json(), replicas) else { return true };
+            (Some(wanted), self.client.post(&path, &spec))
         };
         let belief = self.beliefs.entry(name).or_default();
         match answer {
@@ -103,6 +106,41 @@ impl User<'_> {
                 false
             }
         }
+    }
+
+    /// Another scale, another revision, one that fails and is rolled back, or the spec before: how many replicas it means, and
+    /// the request. `None` for a service that is failing just now: it goes back by itself.
+    fn changed(&mut self, name: &str, found: &Value, replicas: u64) -> Option<(u64, String, Value)> {
+        let is_good = |spec: &Value| spec["TaskTemplate"]["ContainerSpec"]["Command"][2] == SLEEP;
+        let count = |spec: &Value| spec["Mode"]["Replicated"]["Replicas"].as_u64();
+        let mut spec = found["Spec"].clone();
+        if !is_good(&spec) {
+            return None;
+        }
+        let mut path = format!("/v1.41/services/{name}/update?version={}", found["Version"]["Index"]);
+        let mut wanted = replicas;
+        match self.dice.below(10) {
+            0..4 => spec["Mode"]["Replicated"]["Replicas"] = replicas.into(),
+            4..7 => {
+                wanted = count(&spec)?;
+                let force = spec["TaskTemplate"]["ForceUpdate"].as_u64().unwrap_or(0) + 1;
+                spec["TaskTemplate"]["ForceUpdate"] = force.into();
+                let order = if self.dice.is(50) { "start-first" } else { "stop-first" };
+                spec["UpdateConfig"] = update_config(1 + self.dice.below(2), "continue", order);
+            }
+            7 => {
+                wanted = count(&spec)?;
+                spec["TaskTemplate"]["ContainerSpec"]["Command"][2] = "exit 1".into();
+                spec["UpdateConfig"] = update_config(1, "rollback", "stop-first");
+                spec["RollbackConfig"] = update_config(0, "continue", "stop-first");
+            }
+            _ if is_good(&found["PreviousSpec"]) => {
+                wanted = count(&found["PreviousSpec"])?;
+                path += "&rollback=previous";
+            }
+            _ => return None,
+        }
+        Some((wanted, path, spec))
     }
 
     fn kill_a_container(&mut self, service: &str) -> bool {
@@ -145,8 +183,9 @@ fn strike_a_shim(dir: &Path, spared: &[i32], dice: &mut Dice) {
     }
 }
 
-fn is_gone(pid: i64) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists()
+/// True when a container's process is gone. A number alone does not tell: under load it is soon another process's.
+fn is_gone(container: &str, pid: i64) -> bool {
+    !std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| groups.contains(container))
 }
 
 struct Rig {
@@ -226,7 +265,7 @@ impl Rig {
         }
         let (id, pid) = self.steady.get_mut("exiter").unwrap().pop_first()?;
         strike(pid, Signal::SIGUSR1);
-        wait_until("the exiter to end", SOON, || is_gone(pid));
+        wait_until("the exiter to end", SOON, || is_gone(&id, pid));
         Some(id)
     }
 
@@ -275,7 +314,7 @@ impl Rig {
             let all = wait_for(&format!("{count} running tasks of {name}"), SOON, || {
                 // Right after a start a task may still be said to run whose process ended while nobody watched.
                 let running = processes(&self.daemon, name);
-                let alive = running.values().filter(|pid| !is_gone(**pid)).count();
+                let alive = running.iter().filter(|(id, pid)| !is_gone(id, **pid)).count();
                 let is_so = alive as u64 == count && running.len() == alive;
                 if is_so { Ok(()) } else { Err(format!("{alive} of {} run", running.len())) }
             });
@@ -297,7 +336,7 @@ impl Rig {
                         "container {id} of {name} had pid {pid} and was replaced ({why}): now {now:?}"
                     ));
                 }
-                if is_gone(*pid) {
+                if is_gone(id, *pid) {
                     return Err(format!("container {id} of {name} is said to run and its process {pid} is gone"));
                 }
             }

@@ -435,11 +435,8 @@ fn what_is_not_there_yet_is_refused_by_name() {
         return eprintln!("skipped: a real engine has all of it");
     }
     let cases: &[(&[&str], &str)] = &[
-        (&["--mode", "global"], "global"),
         (&["--mode", "replicated-job"], "replicated-job"),
         (&["--mode", "global-job"], "global-job"),
-        (&["--update-delay", "1s"], "--update"),
-        (&["--rollback-delay", "1s"], "--rollback"),
         (&["--mount", "type=cluster,source=v,target=/v"], "cluster"),
         (&["--mount", "type=npipe,source=v,target=/v"], "npipe"),
         (&["--tty"], "--tty"),

@@ -38,7 +38,14 @@ impl Orchestrator {
                 (ServiceMode::Replicated, None) => self.judge_occupants(view, key, service, &tasks, env, plan),
                 (ServiceMode::Global, Some(node)) => {
                     let standing = global::standing(view, service, node);
-                    self.judge_node(view, key, service, standing, &tasks, env, plan);
+                    if standing == Standing::Open {
+                        self.judge_occupants(view, key, service, &tasks, env, plan);
+                        if self.index.get(key).is_none_or(|entry| !entry.is_occupied) {
+                            self.fill(service, key, env, plan);
+                        }
+                    } else {
+                        self.vacate(key, standing, &tasks, plan);
+                    }
                 }
                 _ => {}
             }
@@ -54,25 +61,11 @@ impl Orchestrator {
         self.index.prune(key, is_awaited);
     }
 
-    /// The slot of a global service.
-    fn judge_node(
-        &mut self,
-        view: &State,
-        key: SlotKey,
-        service: &Service,
-        standing: Standing,
-        tasks: &[Arc<Task>],
-        env: &mut Env,
-        plan: &mut Plan,
-    ) {
+    /// The slot of a global service on a node that gets no task.
+    fn vacate(&mut self, key: SlotKey, standing: Standing, tasks: &[Arc<Task>], plan: &mut Plan) {
         self.index.set_occupied(key, false);
         match standing {
-            Standing::Open => {
-                self.judge_occupants(view, key, service, tasks, env, plan);
-                if self.index.get(key).is_none_or(|entry| !entry.is_occupied) {
-                    self.fill(service, key, env, plan);
-                }
-            }
+            Standing::Open => {}
             Standing::Frozen => self.shut(key, tasks.iter().filter(|task| task.state().is_terminal()), plan),
             Standing::Closed => self.shut(key, tasks, plan),
             Standing::Gone => tasks.iter().for_each(|task| self.discard(key, task, None, plan)),
@@ -104,7 +97,7 @@ impl Orchestrator {
         self.shut(key, current.iter().skip(1).copied(), plan);
         self.shut(key, outdated.iter().skip(1).copied(), plan);
         match (current.first(), outdated.first()) {
-            (Some(new), Some(old)) => self.judge_pair(view, key, service, new, old, env, plan),
+            (Some(new), Some(old)) => self.judge_pair(view, key, service, (new, old), env, plan),
             (Some(only), None) | (None, Some(only)) => self.judge_one(view, key, service, only, env, plan),
             (None, None) => {}
         }
@@ -137,8 +130,7 @@ impl Orchestrator {
         view: &State,
         key: SlotKey,
         service: &Service,
-        new: &Arc<Task>,
-        old: &Arc<Task>,
+        (new, old): (&Arc<Task>, &Arc<Task>),
         env: &mut Env,
         plan: &mut Plan,
     ) {

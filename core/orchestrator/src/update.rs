@@ -331,3 +331,6 @@ impl Orchestrator {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,16 +187,17 @@ impl Sim {
     fn may_wait(&self, service: &Service, task: &Task) -> bool {
         match task.state() {
             TaskState::New => {
+                let endpoints = self.state.services().map(|other| (other.id, &other.endpoint.ports));
+                let live = self.state.tasks().filter(|other| !other.state().is_terminal());
+                let held: Vec<_> = endpoints
+                    .chain(live.map(|other| (other.service_id, &other.attachment.ports)))
+                    .filter(|(other, _)| *other != service.id)
+                    .flat_map(|(_, ports)| ports)
+                    .filter(|port| port.mode == PublishMode::Ingress)
+                    .map(|port| (port.protocol, port.published_port))
+                    .collect();
                 let is_conflict = self.state.spec_of(task).ports().iter().any(|port| {
-                    port.mode == PublishMode::Ingress
-                        && port.published_port != 0
-                        && self.state.services().any(|other| {
-                            other.id != service.id
-                                && other.endpoint.ports.iter().any(|held| {
-                                    (held.protocol, held.published_port) == (port.protocol, port.published_port)
-                                        && held.mode == PublishMode::Ingress
-                                })
-                        })
+                    port.mode == PublishMode::Ingress && held.contains(&(port.protocol, port.published_port))
                 });
                 is_conflict && task.attachment.reason.is_some()
             }
