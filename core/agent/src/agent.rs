@@ -16,6 +16,9 @@ use crate::{Assignment, Change, Finished, Operation, Work};
 
 /// Pause after a temporary error (SwarmKit `agent/task.go`).
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// What the status of a task says that cannot start before a session brings its values again.
+const WITHHELD: &str =
+    "waiting for a manager: the task's secrets, configs and registry credentials are not kept on this node";
 /// Longest pause between tries to delete what a task left.
 const REMOVE_DELAY_MAX: Duration = Duration::from_secs(32);
 
@@ -101,6 +104,9 @@ pub struct StoredTask {
     pub status: TaskStatus,
     /// Its record is deleted and what it left is being removed.
     pub removing: bool,
+    /// It had secrets, configs or registry credentials. They are not to be stored, so that after a restart a task that has
+    /// yet to start waits until a session brings them again.
+    pub withheld: bool,
 }
 
 /// A node's tasks and what to do about them.
@@ -128,6 +134,8 @@ struct Entry {
     retry_at: Option<Duration>,
     failed_removals: u32,
     arrival: u64,
+    /// Its values were not stored and no session has brought them again.
+    withheld: bool,
 }
 
 /// Which tasks a step touched, collected so that each is stored and reported once, with its last status.
@@ -159,6 +167,7 @@ impl Agent {
             let id = task.assignment.task_id;
             let mut entry = agent.entry(Some(task.assignment), task.status);
             entry.removing = task.removing;
+            entry.withheld = task.withheld;
             agent.tasks.insert(id, entry);
         }
         let remembered: Vec<TaskId> = agent.tasks.keys().copied().collect();
@@ -233,6 +242,7 @@ impl Agent {
             retry_at: None,
             failed_removals: 0,
             arrival: self.arrivals,
+            withheld: false,
         }
     }
 
@@ -264,6 +274,7 @@ impl Agent {
             _ => {
                 let known = assignment.known.take().filter(|status| status.state >= TaskState::Accepted);
                 let status = known.unwrap_or_else(|| unknown_status(step.now.wall));
+                forget_unneeded(&mut assignment, &status);
                 let entry = self.entry(Some(Arc::new(assignment)), status);
                 self.tasks.insert(id, entry);
                 step.stored.insert(id);
@@ -301,6 +312,7 @@ impl Agent {
         if entry.status != before {
             step.stored.insert(id);
             step.reported.insert(id);
+            entry.forget_unneeded();
         }
         if after == After::Retry && !cancelled {
             self.retry_after(id, RETRY_DELAY, step);
@@ -393,7 +405,16 @@ impl Agent {
         loop {
             let entry = self.tasks.get_mut(&id).expect("only known tasks proceed");
             let Some(assignment) = entry.assignment.clone() else { return };
-            let state = match transition::next(assignment.desired, entry.status.state) {
+            let next = transition::next(assignment.desired, entry.status.state);
+            if entry.withheld && matches!(next, Next::AwaitPreparation | Next::Prepare | Next::Start) {
+                if entry.status.message != WITHHELD {
+                    WITHHELD.clone_into(&mut entry.status.message);
+                    step.stored.insert(id);
+                    step.reported.insert(id);
+                }
+                return;
+            }
+            let state = match next {
                 Next::Hold => return,
                 Next::Accept => TaskState::Accepted,
                 Next::Launch => TaskState::Starting,
@@ -428,6 +449,14 @@ impl Entry {
         self.assignment.as_ref().map(|assignment| assignment.desired)
     }
 
+    fn forget_unneeded(&mut self) {
+        if let Some(assignment) = &mut self.assignment
+            && assignment.has_values()
+        {
+            forget_unneeded(Arc::make_mut(assignment), &self.status);
+        }
+    }
+
     fn is_reportable(&self) -> bool {
         self.assignment.is_some() && !self.removing && self.status.state >= TaskState::Accepted
     }
@@ -437,11 +466,20 @@ impl Entry {
         let Some(known) = &self.assignment else { return false };
         newer.known = None;
         newer.desired = newer.desired.max(known.desired);
+        forget_unneeded(&mut newer, &self.status);
+        let was_withheld = std::mem::take(&mut self.withheld);
         if newer == **known {
-            return false;
+            return was_withheld;
         }
         self.assignment = Some(Arc::new(newer));
         true
+    }
+}
+
+/// A container that was started has its values: the node need not hold them any longer.
+fn forget_unneeded(assignment: &mut Assignment, status: &TaskStatus) {
+    if status.state >= TaskState::Running {
+        assignment.forget_values();
     }
 }
 
@@ -451,7 +489,8 @@ impl Step {
             let Some(entry) = tasks.get(id) else { continue };
             let Some(assignment) = entry.assignment.clone() else { continue };
             let status = entry.status.clone();
-            self.actions.store.push(StoredTask { assignment, status, removing: entry.removing });
+            let withheld = entry.withheld || assignment.has_values();
+            self.actions.store.push(StoredTask { assignment, status, removing: entry.removing, withheld });
         }
         for id in &self.reported {
             if let Some(entry) = tasks.get(id).filter(|entry| entry.is_reportable()) {

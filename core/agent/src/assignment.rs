@@ -50,6 +50,21 @@ pub struct Assignment {
     pub networks: Vec<AttachedNetwork>,
 }
 
+impl Assignment {
+    /// True when it carries values that are never stored.
+    #[must_use]
+    pub fn has_values(&self) -> bool {
+        !self.secrets.is_empty() || !self.configs.is_empty() || self.registry_auth.is_some()
+    }
+
+    /// Drops the values: nobody needs them any more.
+    pub fn forget_values(&mut self) {
+        self.secrets.clear();
+        self.configs.clear();
+        self.registry_auth = None;
+    }
+}
+
 /// The value of a secret or config on its way into a container.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload {

@@ -5,6 +5,8 @@
 //! `{{.Node.ID}}`, `{{.Node.Hostname}}`, `{{.Node.Platform.Architecture}}`, `{{.Node.Platform.OS}}`, `{{.Task.ID}}`,
 //! `{{.Task.Name}}`, `{{.Task.Slot}}`, `{{join "sep" a b}}`, string literals, comments and `{{-`/`-}}`.
 
+mod payload;
+
 use std::iter::Peekable;
 use std::str::CharIndices;
 
@@ -37,6 +39,8 @@ pub struct TemplateContext {
     task_id: String,
     task_name: String,
     task_slot: String,
+    /// Only secrets and configs may call these.
+    functions: Option<payload::Functions>,
 }
 
 impl TemplateContext {
@@ -53,6 +57,7 @@ impl TemplateContext {
             task_id: assignment.task_id.to_string(),
             task_name: container_name(assignment),
             task_slot: slot_text(assignment),
+            functions: None,
         }
     }
 
@@ -197,6 +202,15 @@ fn evaluate<'a>(action: &str, context: &'a TemplateContext) -> Result<Value<'a>,
                 Some(_) => Err("index has too many arguments".to_owned()),
             }
         }
+        Word::Bare(name) if context.functions.is_some() && matches!(name.as_str(), "secret" | "config" | "env") => {
+            let argument = words.next().ok_or_else(|| format!("wrong number of args for {name}: want 1 got 0"))?;
+            let argument = text_of(argument, context)?;
+            if words.next().is_some() {
+                return Err(format!("wrong number of args for {name}: want 1"));
+            }
+            let functions = context.functions.as_ref().ok_or("no functions")?;
+            functions.call(&name, &argument).ok_or_else(|| not_defined(&name))?.map(Value::Text)
+        }
         word => {
             let value = value_of(word, context)?;
             match words.next() {
@@ -211,8 +225,12 @@ fn value_of(word: Word, context: &TemplateContext) -> Result<Value<'_>, String> 
     match word {
         Word::Literal(text) => Ok(Value::Text(text)),
         Word::Bare(path) if path.starts_with('.') => context.field(&path),
-        Word::Bare(name) => Err(format!("function {name:?} not defined")),
+        Word::Bare(name) => Err(not_defined(&name)),
     }
+}
+
+fn not_defined(name: &str) -> String {
+    format!("function {name:?} not defined")
 }
 
 fn text_of(word: Word, context: &TemplateContext) -> Result<String, String> {

@@ -18,12 +18,14 @@ pub struct WorkerTask {
     pub status: TaskStatus,
     /// Its record is deleted and what it left is being removed.
     pub removing: bool,
+    /// It had secrets, configs or registry credentials: they are not kept.
+    pub withheld: bool,
 }
 
 /// The bytes of a worker's memory of a task.
 #[must_use]
 pub fn encode_worker_task(memory: &WorkerTask) -> Vec<u8> {
-    let WorkerTask { task, status, removing } = memory;
+    let WorkerTask { task, status, removing, withheld } = memory;
     let task = swarmkit::Task {
         id: task.task_id.to_string(),
         spec: Some((&*task.spec).into()),
@@ -45,7 +47,7 @@ pub fn encode_worker_task(memory: &WorkerTask) -> Vec<u8> {
         spec_version: Some(swarmkit::Version { index: task.spec_version.0 }),
         ..swarmkit::Task::default()
     };
-    proto::WorkerTask { version: FORMAT, task: Some(task), removing: *removing }.encode_to_vec()
+    proto::WorkerTask { version: FORMAT, task: Some(task), removing: *removing, withheld: *withheld }.encode_to_vec()
 }
 
 /// The memory that these bytes hold.
@@ -57,5 +59,5 @@ pub fn decode_worker_task(bytes: &[u8]) -> Result<WorkerTask> {
     let task = require(stored.task, "task")?;
     let status = TaskStatus::try_from(task.status.clone().unwrap_or_default())?;
     let task = AssignedTask { known: None, ..AssignedTask::try_from(task)? };
-    Ok(WorkerTask { task, status, removing: stored.removing })
+    Ok(WorkerTask { task, status, removing: stored.removing, withheld: stored.withheld })
 }

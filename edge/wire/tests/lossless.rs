@@ -97,7 +97,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn a_workers_memory_comes_back(seed: u64, removing: bool) {
+    fn a_workers_memory_comes_back(seed: u64, removing: bool, withheld: bool) {
         let mut random = Random::new(seed);
         let spec = random.service_spec();
         let (service, node) = (random.id(), random.id());
@@ -106,7 +106,7 @@ proptest! {
         let wire = skep_wire::task(&task, node, &spec, Sending { registry_auth: Some("secret"), ..Sending::default() });
         let assigned = AssignedTask { known: None, ..AssignedTask::try_from(wire).unwrap() };
         let status = TaskStatus { applied_at: Default::default(), ..random.task_status() };
-        let memory = WorkerTask { task: assigned, status, removing };
+        let memory = WorkerTask { task: assigned, status, removing, withheld };
         let bytes = encode_worker_task(&memory);
         prop_assert!(!bytes.windows(6).any(|window| window == b"secret"));
         let mut expected = memory;

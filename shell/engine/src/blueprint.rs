@@ -2,6 +2,7 @@
 //! (`executor/container/container.go`) and of its merge of image and container configuration (`daemon/commit.go`). Pure; what
 //! cannot be honoured is refused by name, so that nothing is silently left out.
 
+mod files;
 mod log;
 mod more;
 mod mounts;
@@ -20,6 +21,7 @@ use crate::error::{EngineError, Result};
 use crate::health::HealthCheck;
 use crate::record::{PortRecord, RECORD_VERSION, Record, TaskRecord};
 
+pub(crate) use files::files;
 pub use more::More;
 pub(crate) use mounts::check_sources;
 pub(crate) use signal::parse_signal;
@@ -133,6 +135,7 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
         config.no_new_privileges = privileges.no_new_privileges;
         config.seccomp = seccomp(&privileges.seccomp)?;
     }
+    let files = files(&spec)?;
     config.tty = spec.tty;
     config.open_stdin = spec.open_stdin;
     config.init = spec.init == Some(true);
@@ -177,14 +180,13 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
         health,
         config,
         by_hand,
+        files,
     })
 }
 
 fn refuse_unsupported(spec: &ContainerSpec) -> Result<()> {
     let privileges = spec.privileges.clone().unwrap_or_default();
     let refused = [
-        (!spec.secrets.is_empty(), "secrets"),
-        (!spec.configs.is_empty(), "configs"),
         (!privileges.credential_spec.is_empty(), "a credential spec"),
         (privileges.selinux.iter().any(|option| option != "disable"), "SELinux options"),
         (!matches!(spec.isolation.as_str(), "" | "default"), "an isolation other than default"),

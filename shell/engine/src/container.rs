@@ -9,6 +9,7 @@ use skep_oci::{Bundle, ExitRecord, ShimClient};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::contents::Contents;
 use crate::ending::Ended;
 use crate::facts::Facts;
 use crate::layout::Directory;
@@ -41,6 +42,8 @@ pub(crate) struct Container {
     last_pause: Mutex<Option<Duration>>,
     /// The user restarts it: its end is not one for good.
     restarting_by_hand: AtomicBool,
+    /// What its secrets and configs hold, until it has started.
+    contents: Mutex<Option<Contents>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,11 +67,20 @@ impl Container {
             planned: Mutex::new(None),
             last_pause: Mutex::new(None),
             restarting_by_hand: AtomicBool::new(false),
+            contents: Mutex::new(None),
         }
     }
 
     pub(crate) fn id(&self) -> &str {
         &self.record.id
+    }
+
+    pub(crate) fn hold_contents(&self, contents: Contents) {
+        *lock(&self.contents) = Some(contents);
+    }
+
+    pub(crate) fn take_contents(&self) -> Option<Contents> {
+        lock(&self.contents).take()
     }
 
     pub(crate) fn bundle(&self) -> Bundle {

@@ -84,7 +84,15 @@ impl Inner {
         let result = match operation.work {
             Work::Prepare(assignment) => self.prepare(assignment, cancel).await.map(Some),
             Work::Start(assignment) => match self.container_of(task) {
-                Ok(container) => self.start_task(&container, cancel).await.map(|()| Some(container)),
+                Ok(container) => match self.provide_contents(&container, &assignment) {
+                    Ok(()) => {
+                        let started = self.start_task(&container, cancel).await;
+                        // Also when it did not come to that.
+                        container.take_contents();
+                        started.map(|()| Some(container))
+                    }
+                    Err(error) => Err(error),
+                },
                 Err(_) => Err(EngineError::NoSuchContainer(skep_agent::container_name(&assignment))),
             },
             Work::Wait => self.wait_for(task, cancel).await.map(Some),

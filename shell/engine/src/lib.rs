@@ -18,6 +18,7 @@
 mod blueprint;
 mod by_hand;
 mod container;
+mod contents;
 mod ending;
 mod engine;
 mod error;
@@ -58,7 +59,7 @@ pub use files::{Archive, ChangeKind, Extraction, FileChange, PathStat};
 pub use health::{Health, HealthCheck, HealthResult, HealthStatus};
 pub use info::EngineInfo;
 pub use logs::{LogLine, LogOptions, LogReader, LogStream, parse_time};
-pub use record::{Asked, ByHand, MountRecord, PortRecord, Record, TaskRecord, VolumeMount};
+pub use record::{Asked, ByHand, FileRecord, MountRecord, PortRecord, Record, TaskRecord, VolumeMount};
 pub use restart::{RestartKind, RestartPolicy};
 pub use skep_image::{Image, ImageId, ImageStore, RegistryConfig};
 pub use skep_oci::{BlockIo, Resources, RootFs};

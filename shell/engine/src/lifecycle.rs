@@ -19,11 +19,14 @@ use std::sync::Arc;
 use skep_agent::Assignment;
 use skep_image::Image;
 use skep_model::TaskId;
-use skep_oci::{Bundle, ExitRecord, Mount, NetworkNamespace, RootFs, ShimLaunch, StartError, Status};
+use skep_oci::{
+    BindPropagation, Bundle, ExitRecord, MemoryFiles, Mount, NetworkNamespace, RootFs, ShimLaunch, StartError, Status,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::blueprint::{Site, Wanted, check_sources, draw};
+use crate::blueprint::{Site, Wanted, check_sources, draw, files};
 use crate::container::Container;
+use crate::contents::Contents;
 use crate::engine::Inner;
 use crate::error::{At, EngineError, Result};
 use crate::etc_files;
@@ -54,6 +57,8 @@ impl Inner {
         let volumes = self.layout.volumes();
         let site = self.site(&id, &volumes);
         let wanted = Wanted::by_task(assignment, &site)?;
+        // What is missing, or cannot be filled in, is said now; the values are laid out when it starts.
+        Contents::of_task(assignment, &files(&wanted.spec)?, self)?;
         self.build(wanted, &image, &site, cancel)
     }
 
@@ -154,8 +159,12 @@ impl Inner {
         drop(container.release.lock().await);
         let _turn = self.starts.acquire().await.map_err(|_| EngineError::Closing)?;
         let prepared = container.clone();
-        let bundle = match self.blocking(move |inner| inner.write_bundle(&prepared)).await {
-            Ok(bundle) => bundle,
+        let written = self.blocking(move |inner| {
+            let memory = inner.lay_out_contents(&prepared)?;
+            Ok((inner.write_bundle(&prepared)?, memory))
+        });
+        let (bundle, memory) = match written.await {
+            Ok(written) => written,
             Err(error) => {
                 self.leave_storage(container).await;
                 self.release(container).await;
@@ -164,7 +173,7 @@ impl Inner {
         };
         self.begin_health(container);
         container.set_state(ContainerState::Starting);
-        match ShimLaunch::spawn(&self.config.shim_binary, &bundle, Vec::new()).await {
+        match ShimLaunch::spawn_with(&self.config.shim_binary, &bundle, Vec::new(), memory).await {
             Ok(running) => {
                 container.set_state(running_state(&running.pids));
                 self.tell(container, "start", NOTHING);
@@ -189,6 +198,16 @@ impl Inner {
         self.enter_storage(&record, &mut config.mounts)?;
         check_sources(&config.mounts)?;
         let etc = etc_files::write(&record, &endpoint, &container.directory, &machine)?;
+        let directory = container.directory.bundle();
+        // They are there when the shim has mounted them.
+        config.mounts.extend(record.files.iter().enumerate().map(|(number, file)| Mount::Bind {
+            source: MemoryFiles::path(&directory, number),
+            target: file.target.clone(),
+            read_only: true,
+            propagation: BindPropagation::Rprivate,
+            non_recursive: true,
+            writable_below: false,
+        }));
         // As in Docker: what lies deeper comes later, so that nothing is hidden.
         config.mounts.splice(0..0, etc);
         config.mounts.sort_by_key(|mount| mount_target(mount).components().count());

@@ -2,7 +2,7 @@
 //! how the container goes is in the bundle's files. It has a version, and a newer one is refused.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,34 @@ pub struct Record {
     /// What only a container has that was made by hand; `None` for a task's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_hand: Option<ByHand>,
+    /// Its secrets and configs: where they lie, and nothing of what is in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileRecord>,
+}
+
+/// A secret or config of a container, as a file that is in memory alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// `secret` or `config`.
+    pub kind: String,
+    /// Id of the object.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Path inside.
+    pub target: PathBuf,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+impl FileRecord {
+    pub(crate) fn is_secret(&self) -> bool {
+        self.kind == "secret"
+    }
 }
 
 /// What only a container has that was made by hand.
@@ -288,6 +316,7 @@ mod tests {
             health: None,
             config,
             by_hand: None,
+            files: Vec::new(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the API needs of the cluster. Implemented outside by the node's cluster client, and by a fake in tests.
 
 mod networks;
+mod values;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,10 +12,11 @@ use skep_model::{
 use skep_store::State;
 
 pub use networks::ClusterNetworks;
+pub use values::{Edit, NewSecret, Values};
 
 /// The cluster as this node sees it. Every method may be called at any time, also without a swarm.
 #[async_trait]
-pub trait Cluster: ClusterNetworks + Send + Sync + 'static {
+pub trait Cluster: ClusterNetworks + Values + Send + Sync + 'static {
     /// How this node stands to a swarm. Cheap.
     fn status(&self) -> SwarmStatus;
 

@@ -25,8 +25,8 @@ mod serve;
 mod transport;
 
 pub use cluster::{
-    Cluster, ClusterError, ClusterNetworks, Code, Created, InitOptions, LocalState, LogLine, LogMessage, LogMessages,
-    LogOptions, LogSelector, LogStream, Peer, RotateTokens, SwarmStatus,
+    Cluster, ClusterError, ClusterNetworks, Code, Created, Edit, InitOptions, LocalState, LogLine, LogMessage,
+    LogMessages, LogOptions, LogSelector, LogStream, NewSecret, Peer, RotateTokens, SwarmStatus, Values,
 };
 pub use engine::{
     Archive, ArchiveBytes, ByHand, Download, Ended, EndpointWish, Engine, EngineError, EngineFacts, ErrorKind,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skep_model::{Node, NodeId, ObjectId, Service, ServiceId, Task, TaskId};
+use skep_model::{Config, ConfigId, Node, NodeId, ObjectId, Secret, SecretId, Service, ServiceId, Task, TaskId};
 use skep_store::State;
 
 use crate::ApiError;
@@ -27,6 +27,24 @@ pub(crate) fn node<'a>(state: &'a State, text: &str) -> Result<&'a Arc<Node>, Ap
         return unique("node", text, named);
     }
     unique("node", text, state.nodes().filter(|node| node.id.as_str().starts_with(text)))
+}
+
+/// A secret by id, name or id prefix.
+pub(crate) fn secret<'a>(state: &'a State, text: &str) -> Result<&'a Arc<Secret>, ApiError> {
+    let by_id = SecretId::parse(text).ok().and_then(|id| state.secret(id));
+    match by_id.or_else(|| state.secret_by_name(text)) {
+        Some(secret) => Ok(secret),
+        None => unique("secret", text, state.secrets().filter(|secret| secret.id.as_str().starts_with(text))),
+    }
+}
+
+/// A config by id, name or id prefix.
+pub(crate) fn config<'a>(state: &'a State, text: &str) -> Result<&'a Arc<Config>, ApiError> {
+    let by_id = ConfigId::parse(text).ok().and_then(|id| state.config(id));
+    match by_id.or_else(|| state.config_by_name(text)) {
+        Some(config) => Ok(config),
+        None => unique("config", text, state.configs().filter(|config| config.id.as_str().starts_with(text))),
+    }
 }
 
 /// A task by id or id prefix.

@@ -1,6 +1,7 @@
 //! All routes. One file per kind of object; what Docker has and skep has not, yet, is named here and answered with 501.
 
 mod archive;
+mod configs;
 mod container_filters;
 mod containers;
 mod disk;
@@ -9,6 +10,7 @@ mod exec;
 mod images;
 mod networks;
 mod nodes;
+mod secrets;
 mod services;
 mod stored;
 mod swarm;
@@ -57,14 +59,14 @@ fn swarm_routes() -> Router<Api> {
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::inspect))
         .route("/tasks/{id}/logs", get(tasks::logs))
-        .route("/secrets", get(stored::secrets))
-        .route("/secrets/create", lacks("creating a secret"))
-        .route("/secrets/{id}", get(stored::secret).delete(stored::secret))
-        .route("/secrets/{id}/update", post(stored::secret))
-        .route("/configs", get(stored::configs))
-        .route("/configs/create", lacks("creating a config"))
-        .route("/configs/{id}", get(stored::config).delete(stored::config))
-        .route("/configs/{id}/update", post(stored::config))
+        .route("/secrets", get(secrets::list))
+        .route("/secrets/create", post(secrets::create))
+        .route("/secrets/{id}", get(secrets::inspect).delete(secrets::remove))
+        .route("/secrets/{id}/update", post(secrets::update))
+        .route("/configs", get(configs::list))
+        .route("/configs/create", post(configs::create))
+        .route("/configs/{id}", get(configs::inspect).delete(configs::remove))
+        .route("/configs/{id}/update", post(configs::update))
 }
 
 fn machine_routes() -> Router<Api> {

@@ -12,7 +12,9 @@ use skep_http_api::{
     ClusterError, Code, LocalState, LogLine, LogMessage, LogOptions, LogSelector, LogStream, RotateTokens,
 };
 use skep_model::{DesiredState, Labels, ServiceMode, ServiceSpec as Spec, TaskState, Version, WallTime};
-use skep_testkit::{World, a_node, a_service, a_task, node_id, service_id, task_id};
+use skep_testkit::{
+    AConfig, ASecret, World, a_config, a_node, a_secret, a_service, a_task, node_id, service_id, task_id,
+};
 
 const SERVICES: [&str; 4] = [
     "07-service-create-flags.json",
@@ -55,7 +57,18 @@ async fn services_look_as_recorded() {
     for answer in &recorded {
         let spec = recorded_spec(answer);
         let name = spec.name.clone();
-        let rig = rig(FakeCluster::manager(world().with(a_service("any").spec(|own| *own = spec))));
+        let mut world = world();
+        for reference in &spec.task.container.secrets {
+            if world.state.secret(reference.secret_id).is_none() {
+                world.put(ASecret { id: reference.secret_id, ..a_secret(&reference.secret_name) });
+            }
+        }
+        for reference in &spec.task.container.configs {
+            if world.state.config(reference.config_id).is_none() {
+                world.put(AConfig { id: reference.config_id, ..a_config(&reference.config_name) });
+            }
+        }
+        let rig = rig(FakeCluster::manager(world.with(a_service("any").spec(|own| *own = spec))));
         let inspected = rig.get(&format!("/services/{name}")).await;
         assert_eq!(inspected.status, StatusCode::OK, "{name}");
         let inspected = inspected.json();

@@ -118,7 +118,6 @@ async fn what_is_not_there_yet_is_named() {
     for (method, path, text) in [
         ("POST", "/containers/create", "creating a container outside of a service"),
         ("POST", "/commit", "making an image of a container"),
-        ("POST", "/secrets/create", "creating a secret"),
         ("POST", "/networks/create", "creating a network"),
         ("GET", "/images/search?term=x", "searching a registry"),
         ("POST", "/images/a/b/push?platform=x", "for one platform only"),

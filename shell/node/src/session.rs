@@ -5,6 +5,7 @@
 //! them is reported again in the next session.
 
 mod logs;
+mod values;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use self::values::Values;
 use crate::worker::{KnownTasks, Order, Outbox, assignment};
 use crate::{DescriptionSource, LogSource};
 
@@ -172,6 +174,8 @@ impl Session<'_> {
             let request = swarmkit::AssignmentsRequest { session_id: session.to_owned() };
             let mut stream = client.assignments(request).await?.into_inner();
             let mut sequence: Option<String> = None;
+            // In memory alone, and only while this stream says that they are needed.
+            let mut values = Values::default();
             loop {
                 let message = stream.message().await?.ok_or(Ended::Closed("assignments"))?;
                 let is_complete = message.r#type() == Type::Complete;
@@ -181,7 +185,7 @@ impl Session<'_> {
                     break;
                 }
                 sequence = Some(message.results_in);
-                self.order(input(is_complete, message.changes)).await?;
+                self.order(input(&mut values, is_complete, message.changes)).await?;
             }
         }
     }
@@ -257,14 +261,15 @@ async fn heartbeat(mut client: Client, session: &str) -> Result<std::convert::In
 
 /// What a message says to the agent. Of a complete set that is not wholly understood only updates are taken: a task that is
 /// not understood must not look removed.
-fn input(is_complete: bool, changes: Vec<swarmkit::AssignmentChange>) -> Input {
+fn input(values: &mut Values, is_complete: bool, changes: Vec<swarmkit::AssignmentChange>) -> Input {
     use swarmkit::assignment::Item;
     use swarmkit::assignment_change::AssignmentAction;
     let (mut understood, mut is_whole) = (Vec::new(), true);
+    let changes = values.take_in(changes);
     for change in changes {
         let action = change.action();
         let Some(Item::Task(task)) = change.assignment.and_then(|assignment| assignment.item) else {
-            // Secrets, configs and volumes: no task that is run here refers to any.
+            // Volumes: no task that is run here refers to any.
             continue;
         };
         let id = task.id.clone();
@@ -274,7 +279,7 @@ fn input(is_complete: bool, changes: Vec<swarmkit::AssignmentChange>) -> Input {
                 None => tracing::warn!(task.id = %id, "an assignment with a bad id is not removed"),
             },
             AssignmentAction::Update => match AssignedTask::try_from(*task) {
-                Ok(task) => understood.push(Change::Update(Box::new(assignment(task)))),
+                Ok(task) => understood.push(Change::Update(Box::new(values.filled(assignment(task))))),
                 Err(error) => {
                     tracing::error!(task.id = %id, %error, "an assignment is not understood and is left as it is");
                     is_whole = false;
@@ -307,8 +312,9 @@ mod tests {
     #[test]
     fn a_task_that_is_not_understood_removes_nothing() {
         let bad = swarmkit::Task { id: "x".to_owned(), ..swarmkit::Task::default() };
-        assert_eq!(input(true, vec![change(bad)]), Input::Incremental(Vec::new()));
-        assert_eq!(input(true, Vec::new()), Input::Complete(Vec::new()));
+        let values = &mut Values::default();
+        assert_eq!(input(values, true, vec![change(bad)]), Input::Incremental(Vec::new()));
+        assert_eq!(input(values, true, Vec::new()), Input::Complete(Vec::new()));
     }
 
     #[tokio::test]

@@ -17,7 +17,8 @@ use tokio::process::Command;
 use crate::attachment::{AttachEnds, null, pipe_pair, receiver, sender};
 use crate::bundle::{Bundle, Status};
 use crate::config::ExecConfig;
-use crate::protocol::{Answer, FRAME_MAX, Hello, Op, PROTOCOL_VERSION, Reply, Request, State, frame};
+use crate::memory::MemoryFiles;
+use crate::protocol::{Answer, FRAME_MAX, Hello, MEMORY, Op, PROTOCOL_VERSION, Reply, Request, State, frame};
 use crate::record::{ExitRecord, Pids, SOCKET_FILE};
 
 /// How long a shim may take to start its container. Generous: a loaded disk is no reason to give up.
@@ -129,8 +130,21 @@ impl ShimLaunch {
     /// # Errors
     /// When the container cannot be started; then nothing of it is left but its `exit.json`.
     pub async fn spawn(binary: &Path, bundle: &Bundle, attach: Vec<AttachEnds>) -> Result<Running, StartError> {
+        Self::spawn_with(binary, bundle, attach, None).await
+    }
+
+    /// As [`ShimLaunch::spawn`], with files in memory that the configuration binds from [`MemoryFiles::path`].
+    ///
+    /// # Errors
+    /// As [`ShimLaunch::spawn`].
+    pub async fn spawn_with(
+        binary: &Path,
+        bundle: &Bundle,
+        attach: Vec<AttachEnds>,
+        memory: Option<MemoryFiles>,
+    ) -> Result<Running, StartError> {
         let shim = |source| StartError::Shim { binary: binary.to_owned(), source };
-        let stdin = hand_over(attach).map_err(shim)?;
+        let stdin = hand_over(attach, memory).map_err(shim)?;
         // The process started here only forks the shim and ends; its standard output is the report's way.
         let mut child = Command::new(binary)
             .arg("shim")
@@ -179,21 +193,26 @@ impl ShimLaunch {
     }
 }
 
-/// Puts descriptors into a socket that becomes the shim's standard input: one message for each attachment.
-fn hand_over(attach: Vec<AttachEnds>) -> io::Result<Stdio> {
+/// Puts descriptors into a socket that becomes the shim's standard input: one message for the files in memory, then one for
+/// each attachment.
+fn hand_over(attach: Vec<AttachEnds>, memory: Option<MemoryFiles>) -> io::Result<Stdio> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-    if attach.is_empty() {
+    if attach.is_empty() && memory.is_none() {
         return Ok(Stdio::null());
     }
     if attach.len() > ATTACH_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many attachments to one container"));
     }
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    for ends in &attach {
-        let (streams, fds) = (serde_json::to_vec(&ends.streams())?, ends.descriptors());
+    let send = |text: &[u8], fds: &[RawFd]| {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let rights = [ControlMessage::ScmRights(&fds)];
-        sendmsg::<()>(ours.as_raw_fd(), &[IoSlice::new(&streams)], &rights, flags, None)?;
+        sendmsg::<()>(ours.as_raw_fd(), &[IoSlice::new(text)], &[ControlMessage::ScmRights(fds)], flags, None)
+    };
+    if let Some(memory) = &memory {
+        send(MEMORY, &[memory.descriptor()])?;
+    }
+    for ends in &attach {
+        send(&serde_json::to_vec(&ends.streams())?, &ends.descriptors())?;
     }
     Ok(Stdio::from(theirs))
 }

@@ -17,6 +17,7 @@ mod cgroup;
 mod client;
 mod config;
 mod host;
+mod memory;
 mod process;
 mod protocol;
 mod record;
@@ -35,6 +36,7 @@ pub use config::{
     Namespace, NetworkNamespace, Resources, Rlimit, RootFs, Seccomp,
 };
 pub use host::HostInfo;
+pub use memory::{MemoryFile, MemoryFiles};
 pub use process::ProcessId;
 pub use protocol::{Phase, State};
 pub use record::{ExitRecord, Pids};

@@ -29,6 +29,9 @@ pub(crate) struct Streams {
     pub(crate) stderr: bool,
 }
 
+/// What a launcher says when it hands over the container's files in memory instead of an attachment.
+pub(crate) const MEMORY: &[u8] = b"memory";
+
 impl Streams {
     pub(crate) fn count(self) -> usize {
         usize::from(self.stdin) + usize::from(self.stdout) + usize::from(self.stderr)

@@ -13,6 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns};
 
 use crate::config::{BindPropagation, ContainerConfig, Mount, Namespace};
+use crate::memory::MemoryFiles;
 
 /// Where they are put, in the bundle. It is never removed with what is in it: that may be the host's.
 const STAGE_DIR: &str = "m";
@@ -32,8 +33,12 @@ pub(crate) fn clone(config: &ContainerConfig) -> io::Result<Vec<Clone>> {
         |mount: &Mount| matches!(mount, Mount::Bind { propagation, .. } if *propagation != BindPropagation::Rprivate);
     if config.mounts.iter().any(special) {
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo")?;
+        let bundle = std::env::current_dir()?;
         for mount in &config.mounts {
             let Mount::Bind { source, target, propagation, non_recursive, .. } = mount else { continue };
+            if MemoryFiles::is_source(&bundle, source) {
+                continue;
+            }
             let source = source.canonicalize()?;
             check(&source, *propagation, &mountinfo)?;
             let (propagation, target) = (*propagation, target.clone());

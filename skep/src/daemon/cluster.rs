@@ -1,5 +1,7 @@
 //! The node as the HTTP API sees it: every call passes through, words are exchanged one for one.
 
+mod values;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

@@ -429,3 +429,58 @@ proptest! {
         }
     }
 }
+
+fn with_secret(number: u8) -> Assignment {
+    let payload = crate::Payload { name: "tls".to_owned(), data: b"data".to_vec(), is_template: false };
+    let mut assignment = task(number);
+    assignment.secrets.insert(skep_model::ObjectId::from_random([9; 17]), Arc::new(payload));
+    assignment
+}
+
+#[test]
+fn values_are_held_until_the_start_and_a_restart_waits_for_them() {
+    let mut rig = Rig::new(4);
+    rig.input(Input::Incremental(vec![update(with_secret(1)), update(with_secret(2))]));
+    rig.executor.run_one();
+    rig.absorb();
+    rig.settle();
+    assert_eq!(rig.state(1), Some(S::Running));
+    assert!(!rig.agent.assignment(task_id(1)).unwrap().has_values(), "a task that runs needs them no more");
+
+    // As a database keeps it: without the values.
+    rig.input(Input::Incremental(vec![update(with_secret(3)), update(task(4))]));
+    for stored in rig.database.values_mut() {
+        Arc::make_mut(&mut stored.assignment).forget_values();
+    }
+    rig.restart();
+    rig.settle();
+    assert_eq!((rig.state(1), rig.state(3), rig.state(4)), (Some(S::Running), Some(S::Preparing), Some(S::Running)));
+    assert!(rig.heard[&task_id(3)].message.starts_with("waiting for a manager"));
+    assert_eq!(rig.executor.starts(task_id(3)), 0);
+    rig.restart();
+    rig.settle();
+    assert_eq!(rig.state(3), Some(S::Preparing), "it still waits after another restart");
+    rig.input(Input::Incremental(vec![update(with_secret(3))]));
+    rig.settle();
+    assert_eq!((rig.state(3), rig.executor.starts(task_id(3))), (Some(S::Running), 1));
+    assert_eq!(rig.heard[&task_id(3)].message, "started");
+}
+
+#[test]
+fn a_task_whose_values_are_gone_waits_for_the_session_only() {
+    let mut rig = Rig::new(4);
+    rig.input(Input::Incremental(vec![update(with_secret(1))]));
+    for stored in rig.database.values_mut() {
+        Arc::make_mut(&mut stored.assignment).forget_values();
+    }
+    rig.restart();
+    rig.settle();
+    assert_eq!(rig.executor.starts(task_id(1)), 0);
+    // The managers have nothing for it any more: the executor is asked, and refuses.
+    rig.input(Input::Complete(vec![task(1)]));
+    rig.settle();
+    assert_eq!(rig.executor.starts(task_id(1)), 1, "the fake does not mind");
+    rig.input(removal(1));
+    rig.settle();
+    assert!(rig.database.is_empty());
+}

@@ -144,6 +144,10 @@ pub(crate) async fn update(
     };
     let auth_of = match query.get("registryAuthFrom") {
         None | Some("" | "spec") => Some(&service.spec),
+        // Not looked at when the request brings credentials of its own.
+        Some("previous-spec") if service.previous.is_none() && registry_auth(&headers).is_none() => {
+            return Err(ApiError::internal("service does not have a previous spec"));
+        }
         Some("previous-spec") => service.previous.as_ref().map(|previous| &previous.spec),
         Some(_) => return Err(ApiError::internal("unsupported registryAuthFrom value")),
     };

@@ -6,6 +6,7 @@ mod images;
 mod networks;
 mod observe;
 pub(crate) mod shape;
+mod values;
 pub(crate) mod volumes;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,8 @@ pub(crate) enum Call {
     CreateNetwork(Box<skep_model::NetworkSpec>),
     RemoveNetwork(skep_model::NetworkId),
     Logs(LogSelector, LogOptions),
+    /// About a secret or config.
+    Value(String),
 }
 
 pub(crate) struct FakeCluster {

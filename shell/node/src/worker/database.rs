@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redb::{Database as Redb, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use skep_agent::{Assignment, AttachedNetwork, StoredTask};
+use skep_agent::{Assignment, AttachedNetwork, Credential, StoredTask};
 use skep_model::{ObjectId as _, TaskId};
 use skep_wire::{AssignedNetwork, AssignedTask, WorkerTask, decode_worker_task, encode_worker_task};
 use tokio::sync::{mpsc, oneshot};
@@ -227,11 +227,21 @@ fn write(redb: &Redb, writes: &Writes) -> Result<(), redb::Error> {
 }
 
 fn remembered(stored: &StoredTask) -> WorkerTask {
-    WorkerTask { task: assigned(&stored.assignment), status: stored.status.clone(), removing: stored.removing }
+    WorkerTask {
+        task: assigned(&stored.assignment),
+        status: stored.status.clone(),
+        removing: stored.removing,
+        withheld: stored.withheld,
+    }
 }
 
 fn stored(memory: WorkerTask) -> StoredTask {
-    StoredTask { assignment: Arc::new(assignment(memory.task)), status: memory.status, removing: memory.removing }
+    StoredTask {
+        assignment: Arc::new(assignment(memory.task)),
+        status: memory.status,
+        removing: memory.removing,
+        withheld: memory.withheld,
+    }
 }
 
 /// An assignment out of the message that brought it.
@@ -250,9 +260,10 @@ pub(crate) fn assignment(task: AssignedTask) -> Assignment {
         ports: task.ports,
         desired: task.desired,
         known: task.known,
+        // For whoever knows them: see the session.
         secrets: Default::default(),
         configs: Default::default(),
-        registry_auth: None,
+        registry_auth: task.registry_auth.map(|auth| Arc::new(Credential(auth))),
         networks: task.networks.into_iter().map(attached).collect(),
     }
 }
@@ -324,7 +335,8 @@ mod tests {
             container: None,
             ports: Vec::new(),
         };
-        StoredTask { assignment: Arc::new(fake::task(number)), status, removing: number == 2 }
+        let (removing, withheld) = (number == 2, number == 1);
+        StoredTask { assignment: Arc::new(fake::task(number)), status, removing, withheld }
     }
 
     #[tokio::test]

@@ -28,7 +28,9 @@ use crate::attachment::{AttachEnds, null, pipe_pair};
 use crate::cgroup::{Cgroups, ContainerCgroup};
 use crate::client::{Failure, Report};
 use crate::config::{ContainerConfig, RootFs};
+use crate::memory::MemoryFiles;
 use crate::process::ProcessId;
+use crate::protocol::MEMORY;
 use crate::record::{
     CANCEL_FILE, CONFIG_FILE, EXIT_FILE, ExitRecord, LAYERS_DIR, PID_FILE, Pids, RECORD_VERSION, RUNTIME_DIR,
     SOCKET_FILE, now, write_atomically, write_durably,
@@ -53,13 +55,13 @@ struct Made {
 /// Runs the container in `bundle`. Standard output is the way to the launcher; on standard input come the ends of those who
 /// are attached from the beginning.
 pub(super) fn run(bundle: PathBuf) -> ExitCode {
-    let attached = take_attached();
+    let (attached, memory) = take_handed();
     let report = match take_report() {
         Ok(report) => report,
         Err(_) => return ExitCode::FAILURE,
     };
     let mut made = Made::default();
-    match start(&bundle, attached, &mut made) {
+    match start(&bundle, attached, memory, &mut made) {
         Ok((pids, hold)) => {
             tell(report, &Report { running: Some(pids), failed: None });
             go_on(&bundle, hold)
@@ -82,15 +84,19 @@ pub(super) fn run(bundle: PathBuf) -> ExitCode {
     }
 }
 
-/// Everything was sent before we were started. Standard input is `/dev/null` when nobody is attached.
-fn take_attached() -> Vec<AttachEnds> {
-    let mut all = Vec::new();
+/// Everything was sent before we were started. Standard input is `/dev/null` when there is nothing.
+fn take_handed() -> (Vec<AttachEnds>, Option<MemoryFiles>) {
+    let (mut all, mut memory) = (Vec::new(), None);
     let mut buffer = [0; 256];
-    while let Ok((count, fds)) = terminal::receive(0, &mut buffer, MsgFlags::MSG_DONTWAIT) {
+    while let Ok((count, mut fds)) = terminal::receive(0, &mut buffer, MsgFlags::MSG_DONTWAIT) {
+        if &buffer[..count] == MEMORY {
+            memory = fds.pop().map(MemoryFiles::from_descriptor);
+            continue;
+        }
         let Ok(streams) = serde_json::from_slice(&buffer[..count]) else { break };
         all.extend(AttachEnds::from_descriptors(streams, fds));
     }
-    all
+    (all, memory)
 }
 
 /// Moves the launcher's pipe away from standard output, and puts `/dev/null` on the standard descriptors.
@@ -110,7 +116,12 @@ fn tell(report: OwnedFd, what: &Report) {
     let _ = File::from(report).write_all(&serde_json::to_vec(what).unwrap_or_default());
 }
 
-fn start(bundle: &Path, attached: Vec<AttachEnds>, made: &mut Made) -> Result<(Pids, HoldFile), Failure> {
+fn start(
+    bundle: &Path,
+    attached: Vec<AttachEnds>,
+    memory: Option<MemoryFiles>,
+    made: &mut Made,
+) -> Result<(Pids, HoldFile), Failure> {
     let shim = ProcessId::this().ok_or_else(|| other("cannot read /proc"))?;
     let mut pids = Pids { version: RECORD_VERSION, shim, init: None, started_at: None };
     let step = |what: &'static str| move |error: io::Error| other(&format!("{what}: {error}"));
@@ -125,6 +136,11 @@ fn start(bundle: &Path, attached: Vec<AttachEnds>, made: &mut Made) -> Result<(P
     let _ = nix::sys::prctl::set_name(c"skep-shim");
     let clones = own_mount_namespace(&config).map_err(step("cannot make the container's mounts"))?;
     stage::lay_out(bundle, clones, &mut config).map_err(step("cannot make the container's mounts"))?;
+    // Until the container has bound what it gets of it.
+    let _memory = memory
+        .map(|memory| memory.mount(bundle))
+        .transpose()
+        .map_err(step("cannot mount the container's secrets and configs"))?;
     let rootfs = mount_rootfs(bundle, &config.rootfs).map_err(step("cannot mount the root file system"))?;
     if !config.cwd.is_empty() {
         mkdir_inside(&rootfs, Path::new(&config.cwd)).map_err(|error| {
