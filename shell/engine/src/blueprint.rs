@@ -22,7 +22,7 @@ use crate::health::HealthCheck;
 use crate::record::{PortRecord, RECORD_VERSION, Record, TaskRecord};
 
 pub(crate) use files::files;
-pub use more::More;
+pub use more::{More, Share};
 pub(crate) use mounts::check_sources;
 pub(crate) use signal::parse_signal;
 
@@ -154,6 +154,9 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
     config.log = log;
     let exposed_ports = more.exposed_ports(&defaults.exposed_ports, &mut ports)?;
     let by_hand = task.is_none().then(|| more.by_hand());
+    if more.uts == Share::Host {
+        site.hostname.clone_into(&mut config.hostname);
+    }
     more.apply(&mut config);
     config.check().map_err(|error| EngineError::Invalid(error.to_string()))?;
 

@@ -290,6 +290,8 @@ impl Inner {
     fn make_by_hand(&self, mut wanted: Wanted) -> Result<Arc<Container>> {
         let image = self.images.require(&wanted.spec.image)?;
         check_platform(&wanted, &image)?;
+        self.settle_shares(&mut wanted)?;
+        self.add_volumes_from(&mut wanted)?;
         let (given, volumes) = (!wanted.name.is_empty(), self.layout.volumes());
         for _ in 0..NAMES_TRIED {
             let id = new_id()?;

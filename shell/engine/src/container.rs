@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use skep_model::ContainerStatus;
-use skep_oci::{Bundle, ExitRecord, ShimClient};
+use skep_oci::{AttachEnds, Bundle, ExitRecord, ShimClient};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::attach::{self, Waiting};
 use crate::contents::Contents;
 use crate::ending::Ended;
+use crate::error::Result;
 use crate::facts::Facts;
 use crate::layout::Directory;
 use crate::record::{PortRecord, Record};
@@ -40,6 +42,8 @@ pub(crate) struct Container {
     planned: Mutex<Option<Arc<CancellationToken>>>,
     /// The pause before the last restart by its policy.
     last_pause: Mutex<Option<Duration>>,
+    /// Clients that are attached to its next run.
+    waiting: Mutex<Vec<Waiting>>,
     /// The user restarts it: its end is not one for good.
     restarting_by_hand: AtomicBool,
     /// What its secrets and configs hold, until it has started.
@@ -66,6 +70,7 @@ impl Container {
             paused: AtomicBool::new(false),
             planned: Mutex::new(None),
             last_pause: Mutex::new(None),
+            waiting: Mutex::default(),
             restarting_by_hand: AtomicBool::new(false),
             contents: Mutex::new(None),
         }
@@ -196,6 +201,17 @@ impl Container {
         if planned.as_ref().is_some_and(|planned| Arc::ptr_eq(planned, done)) {
             *planned = None;
         }
+    }
+
+    /// A client is attached to its next run.
+    pub(crate) fn await_run(&self, client: Waiting) -> Result<()> {
+        attach::add(&mut lock(&self.waiting), client)
+    }
+
+    /// The clients that waited for the run that begins.
+    pub(crate) fn take_waiting(&self) -> Vec<AttachEnds> {
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        waiting.into_iter().filter(Waiting::is_here).map(Waiting::into_ends).collect()
     }
 
     pub(crate) fn last_pause(&self) -> Option<Duration> {

@@ -305,6 +305,7 @@ impl Inner {
         self.table.remove(container);
         self.execs.forget(container.id());
         self.healths.forget(container.id());
+        drop(container.take_waiting());
         container.set_state_and(ContainerState::Removed, || self.tell(container, "destroy", NOTHING));
         Ok(())
     }

@@ -15,6 +15,7 @@
 //! or half removed when an earlier engine ended is swept by the next [`Engine::open`]. It decides nothing about tasks: the
 //! agent does.
 
+mod attach;
 mod blueprint;
 mod by_hand;
 mod container;
@@ -31,6 +32,7 @@ mod files;
 mod health;
 mod images;
 mod info;
+mod join;
 mod layout;
 mod lifecycle;
 mod logs;
@@ -44,11 +46,13 @@ mod table;
 mod task_image;
 mod tell;
 mod top;
+mod update;
 mod usage;
 mod view;
 mod volumes;
 
-pub use blueprint::{More, Wanted};
+pub use attach::Attached;
+pub use blueprint::{More, Share, Wanted};
 pub use by_hand::{PruneFilter, Pruned};
 pub use ending::{Ended, WaitCondition};
 pub use engine::{Engine, EngineConfig, ImageRemoval};
@@ -62,9 +66,10 @@ pub use logs::{LogLine, LogOptions, LogReader, LogStream, parse_time};
 pub use record::{Asked, ByHand, FileRecord, MountRecord, PortRecord, Record, TaskRecord, VolumeMount};
 pub use restart::{RestartKind, RestartPolicy};
 pub use skep_image::{Image, ImageId, ImageStore, RegistryConfig};
-pub use skep_oci::{BlockIo, Resources, RootFs};
+pub use skep_oci::{Attachment, BlockIo, Device, DeviceLimit, Resources, RootFs};
 pub use storage::PrunedVolumes;
 pub use top::Top;
+pub use update::Update;
 pub use usage::{InterfaceUsage, UsageSample};
 pub use view::{ContainerState, ContainerView};
 pub use volumes::{ANONYMOUS_LABEL, Volume, VolumeRecord, VolumeRequest};

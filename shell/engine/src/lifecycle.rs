@@ -157,6 +157,8 @@ impl Inner {
     pub(crate) async fn launch_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         // What is left of an earlier run must be gone: its network would be taken for that of the new one.
         drop(container.release.lock().await);
+        // When the start fails their streams end.
+        let clients = container.take_waiting();
         let _turn = self.starts.acquire().await.map_err(|_| EngineError::Closing)?;
         let prepared = container.clone();
         let written = self.blocking(move |inner| {
@@ -173,7 +175,7 @@ impl Inner {
         };
         self.begin_health(container);
         container.set_state(ContainerState::Starting);
-        match ShimLaunch::spawn_with(&self.config.shim_binary, &bundle, Vec::new(), memory).await {
+        match ShimLaunch::spawn_with(&self.config.shim_binary, &bundle, clients, memory).await {
             Ok(running) => {
                 container.set_state(running_state(&running.pids));
                 self.tell(container, "start", NOTHING);
@@ -195,6 +197,7 @@ impl Inner {
         container.set_ports(self.reserve_ports(container)?);
         let machine = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let mut config = record.config.clone();
+        self.join_namespaces(&record, &mut config)?;
         self.enter_storage(&record, &mut config.mounts)?;
         check_sources(&config.mounts)?;
         let etc = etc_files::write(&record, &endpoint, &container.directory, &machine)?;

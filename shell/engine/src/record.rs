@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use skep_model::{ObjectId, PortConfig, Protocol, PublishMode, TaskId};
 
+use crate::blueprint::Share;
 use crate::error::{At, EngineError, Result};
 use crate::health::HealthCheck;
 use crate::restart::RestartPolicy;
@@ -102,6 +103,10 @@ pub struct ByHand {
     pub restart: RestartPolicy,
     /// It is removed when it has ended.
     pub auto_remove: bool,
+    /// Whose process ids it has.
+    pub pid: Share,
+    /// Whose message queues and shared memory it has.
+    pub ipc: Share,
     /// Its configuration in the words of who asked for it, to be shown as it was given. Nothing is read from it here.
     pub asked: Asked,
 }

@@ -12,7 +12,7 @@ pub(crate) use adapter::console_size;
 pub use images::{ArchiveBytes, ImagePrune, ImagePull, Images, ProgressLines};
 pub use observe::{Download, Observe};
 
-pub use by_hand::ByHand;
+pub use by_hand::{AttachStreams, ByHand};
 
 use std::pin::Pin;
 

@@ -29,8 +29,8 @@ pub use cluster::{
     LogMessages, LogOptions, LogSelector, LogStream, NewSecret, Peer, RotateTokens, SwarmStatus, Values,
 };
 pub use engine::{
-    Archive, ArchiveBytes, ByHand, Download, Ended, EndpointWish, Engine, EngineError, EngineFacts, ErrorKind,
-    ExecStreams, ImageImport, ImagePrune, ImagePull, Images, NetworkWish, Networks, Observe, ProgressLines,
+    Archive, ArchiveBytes, AttachStreams, ByHand, Download, Ended, EndpointWish, Engine, EngineError, EngineFacts,
+    ErrorKind, ExecStreams, ImageImport, ImagePrune, ImagePull, Images, NetworkWish, Networks, Observe, ProgressLines,
     VolumeFilter, Volumes, WaitCondition,
 };
 pub use error::ApiError;

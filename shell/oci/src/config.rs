@@ -417,10 +417,41 @@ pub struct Resources {
     pub nano_cpus: Option<i64>,
     /// Relative weight, 1024 is normal.
     pub cpu_shares: Option<u64>,
+    /// Microseconds of the period that `cpu_quota` is for; `None` is Docker's 100,000.
+    pub cpu_period: Option<u64>,
+    /// Microseconds of CPU time in each period; -1 is unlimited.
+    pub cpu_quota: Option<i64>,
     /// CPUs that may be used, e.g. `0-2,4`.
     pub cpuset_cpus: Option<String>,
+    /// Memory nodes that may be used, e.g. `0-1`.
+    pub cpuset_mems: Option<String>,
+    /// Bytes of memory that are kept when memory is short (a soft limit).
+    pub memory_reservation: Option<i64>,
+    /// Processes wait instead of being killed when memory runs out; only with version 1 control groups.
+    pub oom_kill_disable: bool,
+    /// Relative weight of block I/O, 10 to 1000.
+    pub blkio_weight: Option<u16>,
+    /// The same for single devices.
+    pub blkio_weight_device: Vec<DeviceLimit>,
+    /// Bytes a second read from, and written to, a device.
+    pub blkio_read_bps: Vec<DeviceLimit>,
+    /// As `blkio_read_bps`.
+    pub blkio_write_bps: Vec<DeviceLimit>,
+    /// Operations a second.
+    pub blkio_read_iops: Vec<DeviceLimit>,
+    /// As `blkio_read_iops`.
+    pub blkio_write_iops: Vec<DeviceLimit>,
     /// Number of processes and threads; -1 is unlimited.
     pub pids: Option<i64>,
+}
+
+/// A limit that holds for one block device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLimit {
+    /// Its node on the host.
+    pub path: PathBuf,
+    /// The limit.
+    pub value: u64,
 }
 
 /// One `ulimit`.

@@ -17,6 +17,7 @@ mod cgroup;
 mod client;
 mod config;
 mod host;
+mod limits;
 mod memory;
 mod process;
 mod protocol;
@@ -32,10 +33,11 @@ pub use bundle::{Bundle, BundleError, Status};
 pub use cgroup::{CgroupMode, Cgroups};
 pub use client::{ClientError, Exec, ExecExit, ExecWait, Running, ShimClient, ShimLaunch, StartError};
 pub use config::{
-    BindPropagation, CONFIG_VERSION, ConfigError, ContainerConfig, Device, ExecConfig, LogConfig, LogFormat, Mount,
-    Namespace, NetworkNamespace, Resources, Rlimit, RootFs, Seccomp,
+    BindPropagation, CONFIG_VERSION, ConfigError, ContainerConfig, Device, DeviceLimit, ExecConfig, LogConfig,
+    LogFormat, Mount, Namespace, NetworkNamespace, Resources, Rlimit, RootFs, Seccomp,
 };
 pub use host::HostInfo;
+pub use limits::set_limits;
 pub use memory::{MemoryFile, MemoryFiles};
 pub use process::ProcessId;
 pub use protocol::{Phase, State};

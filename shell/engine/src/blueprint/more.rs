@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use skep_oci::{ContainerConfig, Resources};
+use serde::{Deserialize, Serialize};
+use skep_oci::{ContainerConfig, Device, Namespace, Resources};
 
 use crate::error::{EngineError, Result};
 use crate::record::{Asked, ByHand, PortRecord};
@@ -33,12 +34,65 @@ pub struct More {
     pub limits: Option<Resources>,
     /// Cgroup below which its own is made; empty is the engine's.
     pub cgroup_parent: String,
+    /// Its input ends with that of the first client.
+    pub stdin_once: bool,
+    /// Rows and columns of its terminal.
+    pub console_size: Option<[u16; 2]>,
+    /// All capabilities and devices of the machine, nothing filtered, masked or read-only.
+    pub privileged: bool,
+    /// Its process ids.
+    pub pid: Share,
+    /// Its message queues and shared memory.
+    pub ipc: Share,
+    /// Its host and domain name.
+    pub uts: Share,
+    /// Its view of control groups.
+    pub cgroupns: Share,
+    /// Device nodes it gets.
+    pub devices: Vec<Device>,
+    /// Further rules of its device control group.
+    pub device_cgroup_rules: Vec<String>,
+    /// Paths that are hidden in it; `None` is Docker's list.
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths that are read-only in it; `None` is Docker's list.
+    pub readonly_paths: Option<Vec<String>>,
+    /// Containers whose mounts it gets, too, each `name[:ro|:rw]`.
+    pub volumes_from: Vec<String>,
+}
+
+/// Whose namespace of a kind a container has.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Share {
+    /// One of its own.
+    #[default]
+    Own,
+    /// The machine's.
+    Host,
+    /// That of the container with this name or id, which must run when this one starts.
+    Container(String),
+}
+
+impl Share {
+    fn namespace(&self) -> Namespace {
+        match self {
+            Self::Host => Namespace::Host,
+            // That of another container is found at the start.
+            Self::Own | Self::Container(_) => Namespace::Private,
+        }
+    }
 }
 
 impl More {
     /// What the record keeps of it.
     pub(super) fn by_hand(&self) -> ByHand {
-        ByHand { restart: self.restart, auto_remove: self.auto_remove, asked: self.asked.clone() }
+        ByHand {
+            restart: self.restart,
+            auto_remove: self.auto_remove,
+            pid: self.pid.clone(),
+            ipc: self.ipc.clone(),
+            asked: self.asked.clone(),
+        }
     }
 
     /// Declared ports, the image's among them; when all are published, those that are not yet are added to `ports`.
@@ -78,6 +132,17 @@ impl More {
         if !self.cgroup_parent.is_empty() {
             config.cgroup_parent = self.cgroup_parent;
         }
+        config.stdin_once = self.stdin_once;
+        config.console_size = self.console_size;
+        config.privileged = self.privileged;
+        config.pid = self.pid.namespace();
+        config.ipc = self.ipc.namespace();
+        config.uts = self.uts.namespace();
+        config.cgroupns = self.cgroupns.namespace();
+        config.devices = self.devices;
+        config.device_cgroup_rules = self.device_cgroup_rules;
+        config.masked_paths = self.masked_paths;
+        config.readonly_paths = self.readonly_paths;
     }
 }
 

@@ -92,6 +92,36 @@ fn check_as_swarm(mount: &Mount) -> Result<()> {
     }
 }
 
+/// Options of a tmpfs: those of mount(8) that `--tmpfs` takes.
+const TMPFS_WORDS: [&str; 26] = [
+    "exec",
+    "noexec",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "sync",
+    "async",
+    "atime",
+    "noatime",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "mand",
+    "nomand",
+    "dirsync",
+    "nr_blocks",
+    "nr_inodes",
+    "uid",
+    "gid",
+    "mpol",
+    "huge",
+    "mode",
+];
+
 /// What the engine checks of every mount, in Docker's order.
 fn check(mount: &Mount) -> Result<()> {
     let kind = match mount.kind {
@@ -146,7 +176,7 @@ fn check(mount: &Mount) -> Result<()> {
             extra(!mount.source.is_empty(), "Source")?;
             for words in mount.tmpfs.iter().flat_map(|tmpfs| &tmpfs.options) {
                 match words.as_slice() {
-                    [word] | [word, _] if !matches!(word.as_str(), "exec" | "noexec") => {
+                    [word] | [word, _] if !TMPFS_WORDS.contains(&word.as_str()) => {
                         return wrong(format!("invalid option: {word}"));
                     }
                     [_] | [_, _] => {}

@@ -6,10 +6,12 @@ mod ports;
 mod storage;
 mod wanted;
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use skep_api_types::{ContainerCreate, ContainerCreated, ContainersPruned};
+use skep_api_types::{ContainerCreate, ContainerCreated, ContainerUpdate, ContainerUpdated, ContainersPruned};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::adapter::FOREVER;
 use super::{EngineError, ErrorKind};
@@ -34,8 +36,26 @@ pub trait ByHand {
     async fn unpause(&self, name: &str) -> Result<(), EngineError>;
     /// Gives it another name.
     async fn rename(&self, name: &str, new_name: &str) -> Result<(), EngineError>;
+    /// Changes its limits and restart policy.
+    async fn update(&self, name: &str, update: ContainerUpdate) -> Result<ContainerUpdated, EngineError>;
+    /// Attaches to its output from now on, or from its next start on, and with `stdin` to its input.
+    async fn attach(&self, name: &str, stdin: bool) -> Result<AttachStreams, EngineError>;
+    /// Sets the size of its terminal.
+    async fn resize(&self, name: &str, rows: u16, cols: u16) -> Result<(), EngineError>;
     /// Removes those that do not run.
     async fn prune(&self, filter: skep_engine::PruneFilter) -> Result<ContainersPruned, EngineError>;
+}
+
+/// A client's end of a container's streams.
+pub struct AttachStreams {
+    /// Its input, if it was asked for and there is one; dropping it is the end of this client's input.
+    pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
+    /// Its output, or its terminal.
+    pub stdout: Option<Pin<Box<dyn AsyncRead + Send>>>,
+    /// Its error output; none with a terminal.
+    pub stderr: Option<Pin<Box<dyn AsyncRead + Send>>>,
+    /// To be kept as long as the client is there.
+    pub here: Box<dyn Send>,
 }
 
 /// A start that failed: 400 when its program cannot be run, else 500, as Docker has it.
@@ -86,6 +106,27 @@ impl ByHand for skep_engine::Engine {
 
     async fn rename(&self, name: &str, new_name: &str) -> Result<(), EngineError> {
         Ok(skep_engine::Engine::rename(self, name, new_name).await?)
+    }
+
+    async fn update(&self, name: &str, update: ContainerUpdate) -> Result<ContainerUpdated, EngineError> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let (update, warnings) = limits::update(update, cpus)?;
+        skep_engine::Engine::update(self, name, update).await?;
+        Ok(ContainerUpdated { warnings })
+    }
+
+    async fn attach(&self, name: &str, stdin: bool) -> Result<AttachStreams, EngineError> {
+        let mut attached = skep_engine::Engine::attach(self, name, stdin).await?;
+        Ok(AttachStreams {
+            stdin: attached.streams.stdin.take().map(|stream| Box::pin(stream) as _),
+            stdout: attached.streams.stdout.take().map(|stream| Box::pin(stream) as _),
+            stderr: attached.streams.stderr.take().map(|stream| Box::pin(stream) as _),
+            here: Box::new(attached),
+        })
+    }
+
+    async fn resize(&self, name: &str, rows: u16, cols: u16) -> Result<(), EngineError> {
+        Ok(skep_engine::Engine::resize(self, name, rows, cols).await?)
     }
 
     async fn prune(&self, filter: skep_engine::PruneFilter) -> Result<ContainersPruned, EngineError> {

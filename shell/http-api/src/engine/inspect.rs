@@ -148,7 +148,28 @@ fn check(check: &skep_engine::HealthCheck) -> HealthConfig<'static> {
     }
 }
 
+/// What was asked for of a container made by hand, in the words it was asked in; with what the engine made of it on top.
 fn config(record: &Record) -> ContainerConfig {
+    let effective = effective_config(record);
+    let Some(by_hand) = &record.by_hand else { return effective };
+    let asked: ContainerConfig = serde_json::from_value(by_hand.asked.config.clone()).unwrap_or_default();
+    ContainerConfig {
+        attach_stdin: asked.attach_stdin,
+        attach_stdout: asked.attach_stdout,
+        attach_stderr: asked.attach_stderr,
+        open_stdin: asked.open_stdin,
+        stdin_once: asked.stdin_once,
+        healthcheck: effective.healthcheck.clone().or(asked.healthcheck),
+        volumes: asked.volumes.filter(|volumes| !volumes.is_empty()).or(effective.volumes.clone()),
+        on_build: asked.on_build,
+        shell: asked.shell,
+        stop_signal: if asked.stop_signal.is_empty() { effective.stop_signal.clone() } else { asked.stop_signal },
+        stop_timeout: asked.stop_timeout,
+        ..effective
+    }
+}
+
+fn effective_config(record: &Record) -> ContainerConfig {
     let ports = record.exposed_ports.iter().cloned();
     let published = record.ports.iter().map(|port| format!("{}/{}", port.target, port.protocol));
     let ports: BTreeMap<String, Empty> = ports.chain(published).map(|port| (port, Empty {})).collect();
@@ -172,7 +193,50 @@ fn config(record: &Record) -> ContainerConfig {
     }
 }
 
+/// As [`config`].
 fn host_config(view: &ContainerView) -> HostConfig {
+    let effective = effective_host_config(view);
+    let Some(by_hand) = &view.record.by_hand else { return effective };
+    let asked: HostConfig = serde_json::from_value(by_hand.asked.host.clone()).unwrap_or_default();
+    let word = |asked: String, default: &str| if asked.is_empty() { default.to_owned() } else { asked };
+    let limits = &view.record.config.resources;
+    HostConfig {
+        log_config: effective.log_config,
+        network_mode: word(asked.network_mode, "default"),
+        restart_policy: HostRestartPolicy {
+            name: by_hand.restart.kind.name().to_owned(),
+            maximum_retry_count: by_hand.restart.max_retries.into(),
+        },
+        cgroupns_mode: word(asked.cgroupns_mode, "private"),
+        ipc_mode: word(asked.ipc_mode, "private"),
+        security_opt: asked.security_opt,
+        shm_size: effective.shm_size,
+        runtime: effective.runtime,
+        cpu_shares: effective.cpu_shares,
+        memory: effective.memory,
+        nano_cpus: effective.nano_cpus,
+        // Docker shows what it sets when nothing is said: as much swap again.
+        memory_swap: limits.memory_swap.or(limits.memory.map(|memory| memory.saturating_mul(2))).unwrap_or(0),
+        memory_swappiness: effective.memory_swappiness,
+        memory_reservation: limits.memory_reservation.unwrap_or(0),
+        cpu_period: limits.cpu_period.and_then(|period| i64::try_from(period).ok()).unwrap_or(0),
+        cpu_quota: limits.cpu_quota.unwrap_or(0),
+        cpuset_cpus: effective.cpuset_cpus,
+        cpuset_mems: limits.cpuset_mems.clone().unwrap_or_default(),
+        blkio_weight: limits.blkio_weight.unwrap_or(0),
+        pids_limit: limits.pids.or(asked.pids_limit),
+        oom_kill_disable: Some(limits.oom_kill_disable),
+        masked_paths: asked.masked_paths.or(effective.masked_paths.filter(|_| !asked.privileged)).or(Some(Vec::new())),
+        readonly_paths: asked
+            .readonly_paths
+            .or(effective.readonly_paths.filter(|_| !asked.privileged))
+            .or(Some(Vec::new())),
+        port_bindings: Some(asked.port_bindings.unwrap_or_default()),
+        ..asked
+    }
+}
+
+fn effective_host_config(view: &ContainerView) -> HostConfig {
     let record = &*view.record;
     let (config, limits) = (&record.config, &record.config.resources);
     let [dns, dns_search, dns_options] = &record.dns;

@@ -1,21 +1,22 @@
 //! Containers of this machine.
 
+mod attach;
 mod by_hand;
 
-pub(crate) use by_hand::{create, pause, prune, rename, restart, start, unpause};
+pub(crate) use attach::{attach, resize};
+pub(crate) use by_hand::{create, pause, prune, rename, restart, start, unpause, update};
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, StreamExt as _};
 use http::{HeaderValue, StatusCode, header};
 use skep_api_types::{WaitError, WaitResponse};
 
 use crate::body::{Asked, Params, list as json_list, ok};
-use crate::cluster::LogOptions;
 use crate::engine::{Ended, WaitCondition};
-use crate::hijack::{answer, media_type, streaming};
-use crate::logs::{self, LineStyle, container_lines};
+use crate::hijack::{media_type, streaming};
+use crate::logs::{self, container_lines};
 use crate::routes::container_filters::ContainerFilters;
 use crate::routes::disk;
 use crate::routes::system::now;
@@ -130,28 +131,4 @@ pub(crate) async fn logs(
     let lines = api.engine.logs(&container.id, options)?;
     let tty = container.config.tty;
     Ok(streaming(media_type(version, tty), container_lines(lines, logs::style(&query, tty))))
-}
-
-/// A service's container has no input, so being attached to it means to see its output from now on (`logs=1`: all of it).
-pub(crate) async fn attach(
-    State(api): State<Api>,
-    Asked(version): Asked,
-    Path(name): Path<String>,
-    query: Params,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let container = api.engine.container(&name)?;
-    if query.flag("stdin") && container.config.open_stdin {
-        return Err(ApiError::unsupported("attaching to the input of a container"));
-    }
-    let options = LogOptions {
-        stdout: query.flag("stdout"),
-        stderr: query.flag("stderr"),
-        follow: query.flag("stream"),
-        tail: if query.flag("logs") { None } else { Some(0) },
-        ..LogOptions::default()
-    };
-    let lines = api.engine.logs(&container.id, options)?;
-    let style = LineStyle { timestamps: false, details: false, tty: container.config.tty };
-    Ok(answer(request, media_type(version, style.tty), None, container_lines(lines, style)))
 }

@@ -1,8 +1,8 @@
 //! The fake engine, where containers are made by hand: it remembers what it was asked.
 
 use async_trait::async_trait;
-use skep_api_types::{ContainerCreate, ContainerCreated, ContainersPruned};
-use skep_http_api::{ByHand, EngineError, ErrorKind};
+use skep_api_types::{ContainerCreate, ContainerCreated, ContainerUpdate, ContainerUpdated, ContainersPruned};
+use skep_http_api::{AttachStreams, ByHand, EngineError, ErrorKind};
 
 use super::FakeEngine;
 
@@ -37,6 +37,22 @@ impl ByHand for FakeEngine {
     }
     async fn rename(&self, name: &str, new_name: &str) -> Result<(), EngineError> {
         self.did(format!("rename {name} {new_name}"))
+    }
+    async fn update(&self, name: &str, update: ContainerUpdate) -> Result<ContainerUpdated, EngineError> {
+        self.did(format!("update {name} {} {}", update.memory, update.restart_policy.name))?;
+        Ok(ContainerUpdated::default())
+    }
+    async fn attach(&self, name: &str, stdin: bool) -> Result<AttachStreams, EngineError> {
+        self.did(format!("attach {name} {stdin}"))?;
+        Ok(AttachStreams {
+            stdin: None,
+            stdout: Some(Box::pin(&b"out\n"[..])),
+            stderr: Some(Box::pin(&b"err\n"[..])),
+            here: Box::new(()),
+        })
+    }
+    async fn resize(&self, name: &str, rows: u16, cols: u16) -> Result<(), EngineError> {
+        self.did(format!("resize {name} {rows} {cols}"))
     }
     async fn prune(&self, filter: skep_engine::PruneFilter) -> Result<ContainersPruned, EngineError> {
         self.did(format!("prune {:?} {:?}", filter.labels, filter.without_labels))?;

@@ -116,7 +116,7 @@ pub fn build_spec(config: &ContainerConfig, rootfs: &Path, cgroups: &Cgroups) ->
     let mut linux = json!({
         "namespaces": namespaces(config)?,
         "cgroupsPath": format!("/{}/{}", config.cgroup_parent.trim_matches('/'), config.id),
-        "resources": resources::resources(config, cgroups, devices.rules),
+        "resources": resources::resources(config, cgroups, devices.rules).map_err(SpecError::Invalid)?,
         "devices": devices.nodes,
         "maskedPaths": paths(&config.masked_paths, &MASKED),
         "readonlyPaths": read_only,

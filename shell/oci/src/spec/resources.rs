@@ -1,9 +1,11 @@
 //! Limits in OCI form, left out where this machine has no controller for them (`HostInfo::missing` says so).
 
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
 use serde_json::{Map, Value, json};
 
-use crate::cgroup::Cgroups;
-use crate::config::{ContainerConfig, Rlimit};
+use crate::cgroup::{CgroupMode, Cgroups};
+use crate::config::{ContainerConfig, DeviceLimit, Resources, Rlimit};
 use crate::host::has_sys_resource;
 
 /// Microseconds of the CPU quota's period, Docker's.
@@ -22,7 +24,12 @@ const DEVICES: [(&str, Option<i64>, Option<i64>, &str); 9] = [
     ("c", Some(136), None, "rwm"),
 ];
 
-pub(super) fn resources(config: &ContainerConfig, cgroups: &Cgroups, more_devices: Vec<Value>) -> Value {
+/// The text of an error is for people.
+pub(super) fn resources(
+    config: &ContainerConfig,
+    cgroups: &Cgroups,
+    more_devices: Vec<Value>,
+) -> Result<Value, String> {
     let wanted = &config.resources;
     let mut all = Map::new();
     let mut devices = vec![json!({"allow": false, "access": "rwm"})];
@@ -38,10 +45,11 @@ pub(super) fn resources(config: &ContainerConfig, cgroups: &Cgroups, more_device
     }
     devices.extend(more_devices);
     all.insert("devices".to_owned(), json!(devices));
+    let mut memory = json!({});
     if cgroups.has("memory")
         && let Some(limit) = wanted.memory.filter(|limit| *limit > 0)
     {
-        let mut memory = json!({"limit": limit});
+        memory["limit"] = json!(limit);
         if cgroups.limits_swap(&config.cgroup_parent, &config.id) {
             // Docker: as much swap again when nothing is said.
             memory["swap"] = json!(wanted.memory_swap.unwrap_or_else(|| limit.saturating_mul(2)));
@@ -49,6 +57,16 @@ pub(super) fn resources(config: &ContainerConfig, cgroups: &Cgroups, more_device
         if let Some(swappiness) = wanted.memory_swappiness {
             memory["swappiness"] = json!(swappiness);
         }
+    }
+    if cgroups.has("memory") {
+        if let Some(reservation) = wanted.memory_reservation.filter(|limit| *limit > 0) {
+            memory["reservation"] = json!(reservation);
+        }
+        if wanted.oom_kill_disable && cgroups.mode != CgroupMode::V2 {
+            memory["disableOOMKiller"] = json!(true);
+        }
+    }
+    if memory.as_object().is_some_and(|memory| !memory.is_empty()) {
         all.insert("memory".to_owned(), memory);
     }
     let mut cpu = Map::new();
@@ -59,6 +77,12 @@ pub(super) fn resources(config: &ContainerConfig, cgroups: &Cgroups, more_device
             cpu.insert("quota".to_owned(), json!(i64::try_from(quota).unwrap_or(i64::MAX).max(1000)));
             cpu.insert("period".to_owned(), json!(CPU_PERIOD));
         }
+        if let Some(period) = wanted.cpu_period.filter(|period| *period > 0) {
+            cpu.insert("period".to_owned(), json!(period));
+        }
+        if let Some(quota) = wanted.cpu_quota.filter(|quota| *quota != 0) {
+            cpu.insert("quota".to_owned(), json!(quota));
+        }
         if let Some(shares) = wanted.cpu_shares.filter(|shares| *shares > 0) {
             cpu.insert("shares".to_owned(), json!(shares));
         }
@@ -68,6 +92,11 @@ pub(super) fn resources(config: &ContainerConfig, cgroups: &Cgroups, more_device
     {
         cpu.insert("cpus".to_owned(), json!(cpus));
     }
+    if cgroups.has("cpuset")
+        && let Some(nodes) = wanted.cpuset_mems.as_ref().filter(|nodes| !nodes.is_empty())
+    {
+        cpu.insert("mems".to_owned(), json!(nodes));
+    }
     if !cpu.is_empty() {
         all.insert("cpu".to_owned(), Value::Object(cpu));
     }
@@ -76,7 +105,45 @@ pub(super) fn resources(config: &ContainerConfig, cgroups: &Cgroups, more_device
     {
         all.insert("pids".to_owned(), json!({"limit": limit}));
     }
-    Value::Object(all)
+    if cgroups.has("blkio") || cgroups.has("io") {
+        let block = block_io(wanted)?;
+        if !block.is_empty() {
+            all.insert("blockIO".to_owned(), Value::Object(block));
+        }
+    }
+    Ok(Value::Object(all))
+}
+
+fn block_io(wanted: &Resources) -> Result<Map<String, Value>, String> {
+    let mut all = Map::new();
+    if let Some(weight) = wanted.blkio_weight.filter(|weight| *weight > 0) {
+        all.insert("weight".to_owned(), json!(weight));
+    }
+    for (name, value, limits) in [
+        ("weightDevice", "weight", &wanted.blkio_weight_device),
+        ("throttleReadBpsDevice", "rate", &wanted.blkio_read_bps),
+        ("throttleWriteBpsDevice", "rate", &wanted.blkio_write_bps),
+        ("throttleReadIOPSDevice", "rate", &wanted.blkio_read_iops),
+        ("throttleWriteIOPSDevice", "rate", &wanted.blkio_write_iops),
+    ] {
+        let limits: Vec<Value> = limits.iter().map(|limit| device_limit(limit, value)).collect::<Result<_, _>>()?;
+        if !limits.is_empty() {
+            all.insert(name.to_owned(), json!(limits));
+        }
+    }
+    Ok(all)
+}
+
+/// A limit of one block device, with its numbers.
+fn device_limit(limit: &DeviceLimit, name: &str) -> Result<Value, String> {
+    let metadata = std::fs::metadata(&limit.path).map_err(|error| format!("{}: {error}", limit.path.display()))?;
+    if !metadata.file_type().is_block_device() {
+        return Err(format!("{} is not a block device", limit.path.display()));
+    }
+    let numbers = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
+    let mut value = json!({"major": numbers.0, "minor": numbers.1});
+    value[name] = json!(limit.value);
+    Ok(value)
 }
 
 /// `ulimit`s with Docker's names. The text of an error is for people.

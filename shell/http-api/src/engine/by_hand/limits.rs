@@ -1,7 +1,7 @@
 //! Limits of a `HostConfig`, with Docker's checks (`verifyPlatformContainerResources`).
 
-use skep_api_types::HostConfig;
-use skep_engine::Resources;
+use skep_api_types::{ContainerUpdate, HostConfig, ThrottleDevice, WeightDevice};
+use skep_engine::{DeviceLimit, Resources, RestartPolicy, Update};
 
 use super::wanted::{Machine, invalid, refuse};
 use crate::engine::EngineError;
@@ -16,22 +16,13 @@ pub(super) fn limits(
 ) -> Result<Resources, EngineError> {
     check_memory(host, warnings)?;
     check_cpu(host, machine)?;
-    let devices = [
-        host.blkio_weight_device.iter().flatten().next().is_some(),
-        host.blkio_device_read_bps.iter().flatten().next().is_some(),
-        host.blkio_device_write_bps.iter().flatten().next().is_some(),
-        host.blkio_device_read_iops.iter().flatten().next().is_some(),
-        host.blkio_device_write_iops.iter().flatten().next().is_some(),
-    ];
-    refuse(&[
-        (devices.contains(&true), "block I/O limits of single devices (--blkio-weight-device, --device-read-bps, …)"),
-        (host.blkio_weight != 0, "a block I/O weight (--blkio-weight)"),
-        (host.cpu_period != 0 || host.cpu_quota != 0, "a CPU quota (use --cpus)"),
-        (host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0, "real-time scheduling (--cpu-rt-*)"),
-        (!host.cpuset_mems.is_empty(), "memory nodes (--cpuset-mems)"),
-        (host.memory_reservation != 0, "a memory reservation (--memory-reservation)"),
-        (host.oom_kill_disable == Some(true), "--oom-kill-disable"),
-    ])?;
+    refuse(&[(
+        host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0,
+        "real-time scheduling (--cpu-rt-period, --cpu-rt-runtime)",
+    )])?;
+    if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
+        return invalid("Range of blkio weight is from 10 to 1000");
+    }
     if host.kernel_memory != 0 || host.kernel_memory_tcp != 0 {
         warnings.push("Specifying a kernel memory limit is deprecated and has no effect.".to_owned());
     }
@@ -42,9 +33,86 @@ pub(super) fn limits(
         memory_swappiness: host.memory_swappiness.and_then(|number| u64::try_from(number).ok()),
         nano_cpus: given(host.nano_cpus),
         cpu_shares: u64::try_from(host.cpu_shares).ok().filter(|shares| *shares > 0),
+        cpu_period: u64::try_from(host.cpu_period).ok().filter(|period| *period > 0),
+        cpu_quota: (host.cpu_quota != 0).then_some(host.cpu_quota),
         cpuset_cpus: (!host.cpuset_cpus.is_empty()).then(|| host.cpuset_cpus.clone()),
+        cpuset_mems: (!host.cpuset_mems.is_empty()).then(|| host.cpuset_mems.clone()),
+        memory_reservation: given(host.memory_reservation),
+        oom_kill_disable: host.oom_kill_disable == Some(true),
+        blkio_weight: (host.blkio_weight > 0).then_some(host.blkio_weight),
+        blkio_weight_device: weights(host.blkio_weight_device.as_deref()),
+        blkio_read_bps: rates(host.blkio_device_read_bps.as_deref()),
+        blkio_write_bps: rates(host.blkio_device_write_bps.as_deref()),
+        blkio_read_iops: rates(host.blkio_device_read_iops.as_deref()),
+        blkio_write_iops: rates(host.blkio_device_write_iops.as_deref()),
         pids: host.pids_limit.filter(|limit| *limit > 0),
     })
+}
+
+fn weights(given: Option<&[WeightDevice]>) -> Vec<DeviceLimit> {
+    let limit = |device: &WeightDevice| DeviceLimit { path: device.path.clone().into(), value: device.weight.into() };
+    given.unwrap_or_default().iter().map(limit).collect()
+}
+
+fn rates(given: Option<&[ThrottleDevice]>) -> Vec<DeviceLimit> {
+    let limit = |device: &ThrottleDevice| DeviceLimit { path: device.path.clone().into(), value: device.rate };
+    given.unwrap_or_default().iter().map(limit).collect()
+}
+
+/// What `docker update` changes: what is given, with the same checks.
+pub(super) fn update(given: ContainerUpdate, cpus: usize) -> Result<(Update, Vec<String>), EngineError> {
+    let lists = [
+        !given.blkio_weight_device.is_empty(),
+        !given.blkio_device_read_bps.is_empty(),
+        !given.blkio_device_write_bps.is_empty(),
+        !given.blkio_device_read_iops.is_empty(),
+        !given.blkio_device_write_iops.is_empty(),
+    ];
+    refuse(&[
+        (lists.contains(&true), "a change of block I/O limits of single devices"),
+        (!given.devices.is_empty() || !given.device_requests.is_empty(), "a change of its devices"),
+        (!given.device_cgroup_rules.is_empty(), "a change of its device rules"),
+        (!given.cgroup_parent.is_empty(), "a change of its cgroup parent"),
+        (!given.ulimits.is_empty(), "a change of its ulimits"),
+        (given.oom_kill_disable == Some(true), "a change of --oom-kill-disable"),
+    ])?;
+    let policy = &given.restart_policy;
+    let restart = if policy.name.is_empty() && policy.maximum_retry_count == 0 {
+        None
+    } else {
+        Some(RestartPolicy::parse(&policy.name, policy.maximum_retry_count)?)
+    };
+    let unlimited = given.pids_limit.is_some_and(|limit| limit <= 0);
+    let host = HostConfig {
+        cpu_shares: given.cpu_shares,
+        memory: given.memory,
+        nano_cpus: given.nano_cpus,
+        blkio_weight: given.blkio_weight,
+        cpu_period: given.cpu_period,
+        cpu_quota: given.cpu_quota,
+        cpu_realtime_period: given.cpu_realtime_period,
+        cpu_realtime_runtime: given.cpu_realtime_runtime,
+        cpuset_cpus: given.cpuset_cpus,
+        cpuset_mems: given.cpuset_mems,
+        kernel_memory: given.kernel_memory,
+        kernel_memory_tcp: given.kernel_memory_tcp,
+        memory_reservation: given.memory_reservation,
+        memory_swappiness: given.memory_swappiness,
+        pids_limit: given.pids_limit,
+        // Alone it is measured against the limit that stays, by the engine.
+        memory_swap: if given.memory == 0 { 0 } else { given.memory_swap },
+        ..HostConfig::default()
+    };
+    let mut warnings = Vec::new();
+    let machine = Machine { gateway: String::new(), cpus, platform: String::new() };
+    let mut limits = limits(&host, &machine, &mut warnings)?;
+    if given.memory_swap != 0 {
+        limits.memory_swap = Some(given.memory_swap);
+    }
+    if unlimited {
+        limits.pids = Some(-1);
+    }
+    Ok((Update { limits, restart }, warnings))
 }
 
 fn check_memory(host: &HostConfig, warnings: &mut Vec<String>) -> Result<(), EngineError> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use skep_api_types::{ContainerConfig, HostConfig};
-use skep_model::{BindOptions, Driver, Mount, MountKind, TmpfsOptions, VolumeOptions};
+use skep_model::{BindOptions, ByteSize, Driver, Mount, MountKind, TmpfsOptions, VolumeOptions};
 
 use super::wanted::invalid;
 use crate::engine::{EngineError, ErrorKind};
@@ -125,17 +125,33 @@ fn tmpfs(target: &str, options: &str) -> Result<Mount, EngineError> {
                 Ok(mode) => made.mode = mode,
                 Err(_) => return invalid(format!("invalid tmpfs option {option:?}")),
             },
-            ("size" | "nr_blocks" | "nr_inodes" | "uid" | "gid" | "mpol" | "huge", Some(_))
+            ("size", Some(text)) => match size(text) {
+                Some(bytes) => made.size = ByteSize(bytes),
+                None => return invalid(format!("invalid tmpfs option {option:?}")),
+            },
+            ("nr_blocks" | "nr_inodes" | "uid" | "gid" | "mpol" | "huge", Some(_))
             | (
                 "exec" | "noexec" | "suid" | "nosuid" | "dev" | "nodev" | "sync" | "async" | "atime" | "noatime"
                 | "diratime" | "nodiratime" | "relatime" | "norelatime" | "strictatime" | "nostrictatime" | "mand"
-                | "nomand" | "remount" | "dirsync" | "rprivate" | "private" | "rslave" | "slave" | "rshared" | "shared",
+                | "nomand" | "dirsync",
                 None,
             ) => made.options.push(words),
             _ => return invalid(format!("invalid tmpfs option {option:?}")),
         }
     }
     Ok(Mount { kind: MountKind::Tmpfs, target: target.to_owned(), read_only, tmpfs: Some(made), ..Mount::default() })
+}
+
+/// Bytes of a size of mount(8): `100`, `64k`, `1m`, `1g`.
+fn size(text: &str) -> Option<i64> {
+    let (digits, factor) = match text.chars().last()?.to_ascii_lowercase() {
+        'k' => (&text[..text.len() - 1], 1 << 10),
+        'm' => (&text[..text.len() - 1], 1 << 20),
+        'g' => (&text[..text.len() - 1], 1 << 30),
+        't' => (&text[..text.len() - 1], 1 << 40),
+        _ => (text, 1),
+    };
+    digits.parse::<i64>().ok().filter(|size| *size > 0)?.checked_mul(factor)
 }
 
 #[cfg(test)]
@@ -171,7 +187,8 @@ mod tests {
     fn a_tmpfs_has_the_options_of_mount() {
         let mount = tmpfs("/run", "rw,size=1m,mode=755,exec").unwrap();
         let options = mount.tmpfs.unwrap();
-        assert_eq!((options.mode, options.options.len(), mount.read_only), (0o755, 2, false));
+        assert_eq!((options.mode, options.options.len(), options.size), (0o755, 1, ByteSize(1 << 20)));
+        assert!(!mount.read_only && size("50%").is_none() && size("").is_none());
         assert!(tmpfs("/run", "bogus").is_err() && tmpfs("run", "").is_err());
     }
 }

@@ -56,7 +56,7 @@ pub(super) fn wanted(
     };
     check(&config)?;
     host::refuse_other_systems(&host)?;
-    let modes = Modes::parse(&host)?;
+    let modes = Modes::parse(&host, &config)?;
     for (network, endpoint) in &networking.endpoints_config {
         check_endpoint(network, endpoint)?;
     }
@@ -79,6 +79,18 @@ pub(super) fn wanted(
         shm_size: shm_size(&host)?,
         limits: Some(resources),
         cgroup_parent: modes.cgroup_parent,
+        stdin_once: config.stdin_once,
+        console_size: (host.console_size != (0, 0)).then_some([host.console_size.0, host.console_size.1]),
+        privileged: host.privileged,
+        pid: modes.pid,
+        ipc: modes.ipc,
+        uts: modes.uts,
+        cgroupns: modes.cgroupns,
+        devices: host::devices(&host)?,
+        device_cgroup_rules: host.device_cgroup_rules.clone().unwrap_or_default(),
+        masked_paths: host.masked_paths.clone(),
+        readonly_paths: host.readonly_paths.clone(),
+        volumes_from: host.volumes_from.clone().unwrap_or_default(),
     };
     let log_driver = (!host.log_config.r#type.is_empty() || !host.log_config.config.is_empty())
         .then(|| Driver { name: host.log_config.r#type.clone(), options: host.log_config.config.clone() });

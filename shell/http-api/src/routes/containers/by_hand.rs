@@ -4,12 +4,12 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use skep_api_types::{ContainerCreate, Timestamp, unix_time};
+use skep_api_types::{ContainerCreate, ContainerUpdate, Timestamp, unix_time};
 use skep_engine::PruneFilter;
 use skep_model::WallTime;
 
 use super::grace;
-use crate::body::{Params, json, json_bytes, ok};
+use crate::body::{Json, Params, json, json_bytes, ok};
 use crate::routes::system::now;
 use crate::{Api, ApiError};
 
@@ -63,6 +63,14 @@ pub(crate) async fn rename(
 ) -> Result<Response, ApiError> {
     api.engine.rename(&name, query.get("name").unwrap_or("")).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+pub(crate) async fn update(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Json(update): Json<ContainerUpdate>,
+) -> Result<Response, ApiError> {
+    Ok(ok(&api.engine.update(&name, update).await?))
 }
 
 pub(crate) async fn prune(State(api): State<Api>, query: Params) -> Result<Response, ApiError> {
