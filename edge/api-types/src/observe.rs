@@ -218,7 +218,7 @@ pub struct DiskUsage {
     pub layers_size: i64,
     pub images: Option<Vec<crate::ImageSummary>>,
     pub containers: Option<Vec<ContainerSummary>>,
-    pub volumes: Option<Vec<serde_json::Value>>,
+    pub volumes: Option<Vec<crate::Volume>>,
     pub build_cache: Option<Vec<crate::Empty>>,
     /// Only below 1.42.
     #[serde(skip_serializing_if = "Option::is_none")]

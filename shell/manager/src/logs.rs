@@ -24,6 +24,8 @@ use crate::StoreMachine;
 const LINES_MAX: usize = 256;
 /// Messages on their way to a node; a node that does not take them is as good as gone.
 const MESSAGES_MAX: usize = 128;
+/// Tasks of which a follower's place is remembered.
+const TASKS_MAX: usize = 4096;
 /// Readers at a time.
 const READERS_MAX: usize = 512;
 
@@ -133,6 +135,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 type Messages = mpsc::Sender<Result<swarmkit::SubscriptionMessage, Status>>;
 
+/// How far a follower is with each task: the time of the last line, and how many lines of that time it has. A node that comes back
+/// begins anew, and what was passed on already is left out then.
+type Progress = Arc<Mutex<BTreeMap<TaskId, Seen>>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    at: WallTime,
+    lines: u64,
+}
+
 /// Where readers and nodes meet.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Broker(Arc<Mutex<Tables>>);
@@ -157,8 +169,11 @@ struct Reader {
     follow: bool,
     /// Nodes that were told and have not said that they are done.
     open: BTreeSet<NodeId>,
-    /// Nodes that were told, ever.
+    /// Nodes that were told, but for those that were lost since.
     told: BTreeSet<NodeId>,
+    progress: Progress,
+    /// A node was lost: it goes on where it was when it comes back.
+    resumes: bool,
     errors: Arc<Mutex<Vec<String>>>,
     lines: mpsc::Sender<LogLine>,
 }
@@ -169,6 +184,19 @@ impl Reader {
         if !errors.contains(&reason) {
             errors.push(reason);
         }
+    }
+
+    /// What a node is told: after the first lines, all from the time that every task's are known of.
+    fn request(&self) -> swarmkit::SubscriptionMessage {
+        let mut message = self.message.clone();
+        let known = lock(&self.progress).values().map(|seen| seen.at).min();
+        if let (Some(since), Some(options)) = (known, &mut message.options)
+            && self.resumes
+        {
+            options.tail = 0;
+            options.since = Some(skep_wire::timestamp(since));
+        }
+        message
     }
 
     fn is_over(&self) -> bool {
@@ -183,10 +211,8 @@ impl Tables {
         if !reader.told.insert(node) {
             return;
         }
-        let is_told = self
-            .listeners
-            .get(&node)
-            .is_some_and(|listener| listener.messages.try_send(Ok(reader.message.clone())).is_ok());
+        let is_told =
+            self.listeners.get(&node).is_some_and(|listener| listener.messages.try_send(Ok(reader.request())).is_ok());
         if is_told {
             reader.open.insert(node);
         } else if reader.follow {
@@ -225,6 +251,8 @@ impl Broker {
             follow: options.follow,
             open: BTreeSet::new(),
             told: BTreeSet::new(),
+            progress: Progress::default(),
+            resumes: false,
             errors: Arc::clone(&errors),
             lines: lines.clone(),
         };
@@ -334,7 +362,16 @@ impl Broker {
     pub(crate) fn publish(&self, node: NodeId, id: &str) -> Result<Publishing, Status> {
         let tables = lock(&self.0);
         let reader = tables.readers.get(id).ok_or_else(|| Status::not_found("unknown subscription id"))?;
-        Ok(Publishing { node, id: id.to_owned(), lines: reader.lines.clone(), broker: self.clone(), is_closed: false })
+        let known = if reader.follow { lock(&reader.progress).clone() } else { BTreeMap::new() };
+        Ok(Publishing {
+            node,
+            id: id.to_owned(),
+            lines: reader.lines.clone(),
+            known,
+            progress: reader.follow.then(|| Arc::clone(&reader.progress)),
+            broker: self.clone(),
+            is_closed: false,
+        })
     }
 }
 
@@ -343,7 +380,13 @@ fn tables_done(tables: &mut Tables, id: &str, node: NodeId, is_lost: bool) {
         && reader.open.remove(&node)
         && is_lost
     {
-        reader.fail(format!("node {node} disconnected unexpectedly"));
+        if reader.follow {
+            // It is told again when it comes back.
+            reader.told.remove(&node);
+            reader.resumes = true;
+        } else {
+            reader.fail(format!("node {node} disconnected unexpectedly"));
+        }
     }
     tables.drop_if_over(id);
 }
@@ -408,23 +451,54 @@ pub(crate) struct Publishing {
     node: NodeId,
     id: String,
     lines: mpsc::Sender<LogLine>,
+    /// How far the reader was when this stream began; a task is taken out when the stream is as far.
+    known: BTreeMap<TaskId, Seen>,
+    /// Kept for followers alone.
+    progress: Option<Progress>,
     broker: Broker,
     is_closed: bool,
 }
 
 impl Publishing {
     /// Passes a message on; waits while the reader is behind.
-    pub(crate) async fn pass(&self, message: swarmkit::PublishLogsMessage) -> Result<(), Status> {
+    pub(crate) async fn pass(&mut self, message: swarmkit::PublishLogsMessage) -> Result<(), Status> {
         if message.subscription_id != self.id {
             return Err(Status::invalid_argument("different subscription IDs in the same session"));
         }
         for line in message.messages {
             let line = self.line(line)?;
+            if !self.is_new(&line) {
+                continue;
+            }
             if self.lines.send(line).await.is_err() {
                 return Err(Status::not_found("unknown subscription id"));
             }
         }
         Ok(())
+    }
+
+    /// Whether the reader does not have a line yet.
+    fn is_new(&mut self, line: &LogLine) -> bool {
+        let (Some(progress), Some(at)) = (&self.progress, line.timestamp) else { return true };
+        if let Some(known) = self.known.get_mut(&line.task_id) {
+            if at < known.at {
+                return false;
+            }
+            if at == known.at && known.lines > 0 {
+                known.lines -= 1;
+                return false;
+            }
+            self.known.remove(&line.task_id);
+        }
+        let mut progress = lock(progress);
+        if progress.len() >= TASKS_MAX && !progress.contains_key(&line.task_id) {
+            // The one that has been silent for longest: most likely it is gone.
+            let oldest = progress.iter().min_by_key(|(_, seen)| seen.at).map(|(task, _)| *task);
+            oldest.map(|task| progress.remove(&task));
+        }
+        let seen = progress.entry(line.task_id).or_insert(Seen { at, lines: 0 });
+        *seen = if seen.at == at { Seen { at, lines: seen.lines + 1 } } else { Seen { at, lines: 1 } };
+        true
     }
 
     /// The node says that this was all.

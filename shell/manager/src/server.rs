@@ -169,7 +169,7 @@ impl LogBroker for LogBrokerService {
                 publishing = Some(self.broker.publish(node, &message.subscription_id)?);
             }
             let is_last = message.close;
-            if let Some(open) = &publishing {
+            if let Some(open) = &mut publishing {
                 open.pass(message).await?;
             }
             if is_last {

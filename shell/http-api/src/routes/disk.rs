@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use axum::response::Response;
-use skep_api_types::{ApiVersion, ContainerInspect, ContainerSummary, DiskUsage, ImageSummary};
+use skep_api_types::{ApiVersion, ContainerInspect, ContainerSummary, DiskUsage, ImageSummary, Volume};
 
 use crate::body::{Asked, Params, ok};
 use crate::routes::{images, system};
@@ -29,7 +29,7 @@ pub(crate) async fn usage(State(api): State<Api>, Asked(version): Asked, query: 
         usage.containers = Some(sized(&api, containers.iter()).await);
     }
     if wants("volume") {
-        usage.volumes = Some(Vec::new());
+        usage.volumes = Some(volumes(&api).await);
     }
     if wants("build-cache") && version.is_at_least(42) {
         usage.build_cache = Some(Vec::new());
@@ -55,6 +55,18 @@ pub(crate) async fn sized(api: &Api, containers: impl Iterator<Item = &Container
 
 pub(crate) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// All volumes with their users and bytes.
+async fn volumes(api: &Api) -> Vec<Volume> {
+    let sizes = api.engine.volume_sizes().await;
+    let mut volumes = api.engine.volumes();
+    for volume in &mut volumes {
+        if let Some(usage) = &mut volume.usage_data {
+            usage.size = sizes.get(&volume.name).map_or(-1, |bytes| signed(*bytes));
+        }
+    }
+    volumes
 }
 
 /// All images with what they share and who uses them, and the bytes of all layers.

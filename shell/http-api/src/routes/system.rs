@@ -115,25 +115,44 @@ fn membership(status: &SwarmStatus) -> SwarmInfo<'_> {
 
 fn machine<'a>(api: &Api, facts: EngineFacts, swarm: SwarmInfo<'a>, version: ApiVersion) -> SystemInfo<'a> {
     let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let commit = || Commit { id: String::new(), expected: (!version.is_at_least(50)).then(String::new) };
+    // What Docker takes from other projects is built into this one.
+    let own = || api.identity.version.clone();
+    let commit = || Commit { id: own(), expected: (!version.is_at_least(50)).then(own) };
+    let status = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let security = [(facts.seccomp, "name=seccomp,profile=builtin"), (true, "name=cgroupns")];
     SystemInfo {
         id: api.identity.id.clone(),
-        containers: facts.containers_running + facts.containers_stopped,
+        containers: facts.containers_running + facts.containers_paused + facts.containers_stopped,
+        containers_paused: facts.containers_paused,
         containers_running: facts.containers_running,
         containers_stopped: facts.containers_stopped,
         images: facts.images,
         driver: "overlay2".to_owned(),
+        driver_status: vec![
+            status("Backing Filesystem", &facts.backing),
+            status("Supports d_type", "true"),
+            status("Using metacopy", "false"),
+            status("Native Overlay Diff", "true"),
+            status("userxattr", "false"),
+        ],
         plugins: PluginsInfo {
-            volume: Vec::new(),
-            network: list(&["bridge"]),
+            volume: list(&["local"]),
+            network: list(&["bridge", "host", "null", "overlay"]),
             authorization: None,
-            log: list(&["json-file", "none"]),
+            log: list(&["json-file", "local", "none"]),
         },
         memory_limit: facts.memory_limit,
         swap_limit: facts.memory_limit,
         cpu_cfs_period: facts.cpu_limit,
         cpu_cfs_quota: facts.cpu_limit,
+        cpu_shares: facts.cpu_limit,
+        cpu_set: facts.cpu_limit,
         pids_limit: facts.pids_limit,
+        oom_kill_disable: facts.cgroup_version == "1",
+        n_fd: open_files(),
+        index_server_address: "https://index.docker.io/v1/".to_owned(),
+        init_binary: "skep".to_owned(),
+        os_version: facts.os_version,
         ipv4_forwarding: true,
         system_time: now().into(),
         logging_driver: "json-file".to_owned(),
@@ -143,7 +162,10 @@ fn machine<'a>(api: &Api, facts: EngineFacts, swarm: SwarmInfo<'a>, version: Api
         operating_system: facts.operating_system,
         os_type: "linux".to_owned(),
         architecture: facts.architecture,
-        registry_config: RegistryConfig::default(),
+        registry_config: RegistryConfig {
+            insecure_registry_cidrs: list(&["::1/128", "127.0.0.0/8"]),
+            ..RegistryConfig::default()
+        },
         n_cpu: facts.cpus,
         mem_total: facts.memory,
         docker_root_dir: facts.data_root,
@@ -156,8 +178,13 @@ fn machine<'a>(api: &Api, facts: EngineFacts, swarm: SwarmInfo<'a>, version: Api
         containerd_commit: commit(),
         runc_commit: commit(),
         init_commit: commit(),
-        security_options: if facts.seccomp { list(&["name=seccomp,profile=builtin"]) } else { Vec::new() },
+        security_options: security.iter().filter(|(has, _)| *has).map(|(_, name)| (*name).to_owned()).collect(),
         warnings: (!facts.warnings.is_empty()).then_some(facts.warnings),
         ..SystemInfo::default()
     }
+}
+
+/// Descriptors that this process has open.
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }

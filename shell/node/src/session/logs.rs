@@ -21,6 +21,8 @@ use crate::worker::KnownTasks;
 const LINES_MAX: usize = 64;
 /// How often a follower looks whether a task has a container at last.
 const RETRY: Duration = Duration::from_millis(500);
+/// Bytes a second of one task for one reader (SwarmKit's).
+const RATE: usize = 10 << 20;
 /// Subscriptions served at a time; more are refused.
 const SUBSCRIPTIONS_MAX: usize = 256;
 
@@ -191,9 +193,11 @@ impl TaskReader {
                 }
             }
         };
+        let mut pace = Pace::begin();
         while let Some(line) = lines.recv().await {
             match line {
                 Ok(line) => {
+                    pace.take(line.data.len()).await;
                     if sender.send(self.message(line)).await.is_err() {
                         return;
                     }
@@ -224,6 +228,30 @@ impl TaskReader {
             messages: vec![message],
             close: false,
         }
+    }
+}
+
+/// Holds a task's lines to [`RATE`], so that one that writes a lot leaves room for the others.
+struct Pace {
+    since: tokio::time::Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    fn begin() -> Self {
+        Self { since: tokio::time::Instant::now(), bytes: 0 }
+    }
+
+    /// Waits until so many bytes may go.
+    async fn take(&mut self, bytes: usize) {
+        let next = self.since + Duration::from_secs(1);
+        if self.bytes >= RATE {
+            tokio::time::sleep_until(next).await;
+        }
+        if tokio::time::Instant::now() >= next {
+            *self = Self::begin();
+        }
+        self.bytes += bytes;
     }
 }
 
