@@ -52,7 +52,7 @@ pub use prune::{ImagesUsage, Pruned};
 pub use reference::Reference;
 pub use registry::{
     Credentials, Distribution, Login, Progress as PullProgress, PullOptions, Pulled, Registries, RegistryConfig,
-    RegistryError, Step,
+    RegistryError, Step, check_manifest,
 };
 pub use remove::{ContainerUse, Removed};
 pub use save::Saving;

@@ -208,6 +208,20 @@ pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result
     })
 }
 
+/// Reads a manifest as a pull does, and chooses among its platforms if it has several; for tests with broken ones.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_manifest(bytes: &[u8], wanted: &Platform) -> Result<(), RegistryError> {
+    match read("x", "", bytes)?.1 {
+        Document::Image(_) => Ok(()),
+        Document::Index(entries) => {
+            platforms(&entries);
+            choose(&entries, wanted).map(drop)
+        }
+    }
+}
+
 /// The platforms of an index, without what is no image.
 pub(crate) fn platforms(entries: &[Descriptor]) -> Vec<Platform> {
     entries.iter().filter(|entry| !entry.is_attestation()).filter_map(|entry| entry.platform.clone()).collect()

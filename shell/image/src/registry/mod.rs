@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 
 pub use credentials::Credentials;
 pub use error::RegistryError;
+pub use manifest::check_manifest;
 pub use pull::{PullOptions, Pulled};
 pub use session::Login;
 
