@@ -258,7 +258,8 @@ impl ImageStore {
     /// [`ImageStore::publish`] syncs before it writes the table.
     pub(crate) fn add_layer(&self, chain: Digest, prepared: &Path, info: LayerInfo) -> Result<()> {
         let mut state = self.state();
-        if !state.layers.contains_key(&chain) {
+        let is_known = state.layers.contains_key(&chain);
+        if !is_known {
             let path = self.layout().layer(chain);
             fs::rename(prepared, &path).at("create", path)?;
             state.layers.insert(chain, info);

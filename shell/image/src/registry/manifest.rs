@@ -170,7 +170,7 @@ fn check_layer(layer: &Descriptor) -> Result<(), RegistryError> {
 /// # Errors
 /// Docker's sentence when there is none.
 pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, RegistryError> {
-    let of = |entry: &'a Descriptor| (!entry.is_attestation()).then(|| entry.platform.as_ref()).flatten();
+    let of = |entry: &'a Descriptor| entry.platform.as_ref().filter(|_| !entry.is_attestation());
     let fits = |entry: &&'a Descriptor| {
         of(entry).is_some_and(|found| found.os == wanted.os && found.architecture == wanted.architecture)
     };
