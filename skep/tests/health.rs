@@ -72,6 +72,7 @@ fn a_task_runs_only_when_it_is_healthy() {
     let last = &health["Log"][0];
     assert_eq!((&last["ExitCode"], &last["Output"]), (&1.into(), &"looked\n".into()), "{health}");
     assert!(engine.docker(&["ps", "--format", "{{.Status}}"]).ok().contains("(health: starting)"));
+    // A real engine's routing mesh needs IPVS, which a test machine may lack.
     if !engine.is_dockerd() {
         assert_eq!(engine.web_get("127.0.0.1:8081"), None, "no traffic yet");
     }
@@ -79,7 +80,9 @@ fn a_task_runs_only_when_it_is_healthy() {
     assert_eq!(wait_container(&engine, "web", "running"), container);
     assert_eq!(health_of(&engine, &container)["Status"], "healthy");
     assert!(engine.docker(&["ps", "--format", "{{.Status}}"]).ok().contains("(healthy)"));
-    wait_until("traffic", SOON, || engine.web_get("127.0.0.1:8081").as_deref() == Some("served"));
+    if !engine.is_dockerd() {
+        wait_until("traffic", SOON, || engine.web_get("127.0.0.1:8081").as_deref() == Some("served"));
+    }
     let until = engine.docker(&["info", "--format", "{{.SystemTime}}"]).ok();
     let events = ["events", "--since", "1h", "--until", &until, "--filter", "event=health_status", "--format"];
     let text = engine.docker(&[&events[..], &["{{.Action}} {{.Actor.Attributes.image}}"]].concat()).ok();
