@@ -30,7 +30,7 @@ pub(super) fn mounts<'a>(
         if by_task {
             check_as_swarm(mount)?;
         }
-        check(mount)?;
+        check(mount, by_task)?;
         let target = clean(&mount.target);
         if shown.iter().any(|other| other.destination == target) {
             return invalid(format!("Duplicate mount point: {target}"));
@@ -123,7 +123,7 @@ const TMPFS_WORDS: [&str; 26] = [
 ];
 
 /// What the engine checks of every mount, in Docker's order.
-fn check(mount: &Mount) -> Result<()> {
+fn check(mount: &Mount, by_task: bool) -> Result<()> {
     let kind = match mount.kind {
         MountKind::Bind => "bind",
         MountKind::Volume => "volume",
@@ -174,7 +174,8 @@ fn check(mount: &Mount) -> Result<()> {
         _ => {
             extra(mount.bind.is_some(), "BindOptions")?;
             extra(!mount.source.is_empty(), "Source")?;
-            for words in mount.tmpfs.iter().flat_map(|tmpfs| &tmpfs.options) {
+            // By hand, mount(8)'s options can be given as well.
+            for words in mount.tmpfs.iter().filter(|_| by_task).flat_map(|tmpfs| &tmpfs.options) {
                 match words.as_slice() {
                     [word] | [word, _] if !TMPFS_WORDS.contains(&word.as_str()) => {
                         return wrong(format!("invalid option: {word}"));
