@@ -53,7 +53,7 @@ pub struct Record {
     pub dns: [Vec<String>; 3],
     /// Mounts as `docker inspect` shows them.
     pub mounts: Vec<MountRecord>,
-    /// `json-file` or `none`.
+    /// `json-file`, `local` or `none`.
     pub log_driver: String,
     /// Options of the log driver.
     pub log_options: BTreeMap<String, String>,

@@ -545,6 +545,26 @@ mod tests {
         assert!(error.contains("has version 2") && error.contains("use the newer skep"), "{error}");
     }
 
+    /// A state file that a disk or a person damaged is refused or read as something else; it does no harm.
+    #[test]
+    fn damaged_files_do_no_harm() {
+        use crate::record::{ExitRecord, Pids};
+        let pids = r#"{"version":1,"shim":{"pid":1,"start_time":2},"init":null,"started_at":"x"}"#;
+        for text in [VERSION_1, pids] {
+            for index in 0..text.len() {
+                for value in [0, b'"', b'}', b'[', b'-', b'9', b'e', 0x80, 0xff] {
+                    let mut bytes = text.as_bytes().to_vec();
+                    bytes[index] = value;
+                    if let Ok(config) = serde_json::from_slice::<ContainerConfig>(&bytes) {
+                        let _ = config.check();
+                    }
+                    let _ = serde_json::from_slice::<Pids>(&bytes);
+                    let _ = serde_json::from_slice::<ExitRecord>(&bytes);
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_cannot_be_had_is_refused() {
         let config = ContainerConfig::new("abc", RootFs::Dir("/".into()), vec!["sh".to_owned()]);

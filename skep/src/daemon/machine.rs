@@ -34,7 +34,12 @@ impl Machine {
             engine: EngineDescription {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 labels: Labels::new(),
-                plugins: vec![plugin("Log", "json-file"), plugin("Network", "bridge"), plugin("Volume", "local")],
+                plugins: vec![
+                    plugin("Log", "json-file"),
+                    plugin("Log", "local"),
+                    plugin("Network", "bridge"),
+                    plugin("Volume", "local"),
+                ],
             },
             tls: None,
         };

@@ -166,6 +166,9 @@ fn short(id: &str) -> &str {
 fn size(text: &str) -> std::result::Result<u64, String> {
     let invalid = || format!("invalid size: '{text}'");
     let end = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ').map_or(0, |index| index + 1);
+    if end == 0 {
+        return Err(invalid());
+    }
     let (number, suffix) = (text[..end].trim(), text[end..].to_ascii_lowercase());
     let power = match suffix.as_str() {
         "" | "b" => 0,
@@ -265,7 +268,8 @@ mod tests {
                 &[("max-buffer-size", "1m")],
                 "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
             ),
-            ("json-file", &[("max-size", "x")], "invalid suffix: 'x'"),
+            ("json-file", &[("max-size", "x")], "invalid size: 'x'"),
+            ("json-file", &[("max-size", "1x")], "invalid suffix: 'x'"),
             ("json-file", &[("max-size", "-1")], "invalid size: '-1'"),
             ("json-file", &[("max-size", "99999999999999999999g")], "invalid size"),
             ("json-file", &[("max-file", "0")], "max-file cannot be less than 1"),

@@ -176,3 +176,40 @@ impl Server {
         self.connections.iter_mut().find(|connection| connection.number == number)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Streams;
+
+    /// Every byte of every request changed, and every length: refused or understood as something else, and never more than
+    /// was sent.
+    #[test]
+    fn damaged_frames_do_no_harm() {
+        let streams = Streams { stdin: true, stdout: true, stderr: false };
+        let operations = [Op::State, Op::Kill { signal: 9 }, Op::Attach(streams), Op::Exec(Default::default())];
+        for op in operations {
+            let whole = frame(&Request { seq: 1, op }).expect("short");
+            for index in 0..whole.len() {
+                for value in [0, 1, b'"', b'{', b'9', 0x7f, 0xff] {
+                    let mut bytes = whole.repeat(2);
+                    bytes[index] = value;
+                    assert!(requests(bytes) <= 2);
+                }
+                assert_eq!(requests(whole[..index].to_vec()), 0);
+            }
+            assert_eq!(requests(whole.repeat(3)), 3);
+        }
+    }
+
+    fn requests(input: Vec<u8>) -> usize {
+        let (stream, _other) = UnixStream::pair().expect("a pair");
+        let (fds, output) = (VecDeque::new(), Vec::new());
+        let mut connection = Connection { number: 1, stream, input, fds, output, broken: false };
+        let mut count = 0;
+        while let Ok(Some(_)) = connection.next() {
+            count += 1;
+        }
+        count
+    }
+}
