@@ -324,7 +324,7 @@ impl Inner {
         }
         container.cancel_restart();
         container.set_last_pause(None);
-        let last_run = container.last_run();
+        let (last_run, before) = (container.last_run(), container.facts().started);
         self.change_facts(container, |facts| {
             *facts = Facts {
                 started: true,
@@ -337,6 +337,10 @@ impl Inner {
         })
         .await?;
         let started = self.launch_container(container).await;
+        if started.is_err() && !before {
+            // What never ran is not for its policy to mend, also not for that of the next engine.
+            self.change_facts(container, |facts| facts.started = false).await?;
+        }
         if started.is_err()
             && container.is_auto_removed()
             && let Err(error) = self.remove_held(container).await
@@ -363,12 +367,12 @@ impl Inner {
         if stops || kills {
             self.note_stop(container).await?;
         }
+        self.tell(container, "kill", [("signal", signal.to_string())]);
         if kills {
             self.kill_hard(container).await?;
         } else {
             self.signal(container, signal).await?;
         }
-        self.tell(container, "kill", [("signal", signal.to_string())]);
         if stops && container.is_paused() {
             self.thaw(container).await;
         }
