@@ -127,3 +127,6 @@ fn check_unused<'a>(kind: &str, name: &str, users: impl Iterator<Item = &'a Arc<
     let text = format!("{kind} '{name}' is in use by the following service{plural}: {}", users.join(", "));
     Err(Refusal::invalid(text))
 }
+
+#[cfg(test)]
+mod tests;

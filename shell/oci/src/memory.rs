@@ -175,3 +175,35 @@ fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn files_are_as_asked_for_and_cannot_be_written() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let files = [
+            MemoryFile { data: b"one", uid: 5, gid: 6, mode: 0o440 },
+            MemoryFile { data: b"", uid: 0, gid: 0, mode: 0o444 },
+        ];
+        let made = MemoryFiles::create(&files).expect("a file system in memory");
+        let place = PathBuf::from(format!("/proc/self/fd/{}", made.descriptor()));
+        assert_eq!(std::fs::read(place.join("0")).expect("read"), b"one");
+        let about = std::fs::metadata(place.join("0")).expect("metadata");
+        assert_eq!((about.uid(), about.gid(), about.mode() & 0o7777), (5, 6, 0o440));
+        let refused = File::options().write(true).open(place.join("1")).expect_err("read-only");
+        assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+        assert_eq!(std::fs::write(place.join("2"), "").expect_err("full").kind(), io::ErrorKind::ReadOnlyFilesystem);
+        // Nowhere but at the descriptor.
+        let bundle = Path::new("/b");
+        assert_eq!(MemoryFiles::path(bundle, 3), Path::new("/b/memory/3"));
+        assert!(MemoryFiles::is_source(bundle, Path::new("/b/memory/3")));
+        assert!(!MemoryFiles::is_source(bundle, Path::new("/b/memory/3/4")));
+    }
+}
