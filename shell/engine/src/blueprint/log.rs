@@ -181,7 +181,7 @@ fn size(text: &str) -> std::result::Result<u64, String> {
     };
     let number: f64 = number.parse().map_err(|_| invalid())?;
     let bytes = number * 1000_f64.powi(power);
-    if !bytes.is_finite() || bytes < 0.0 || bytes > 9.0e18 {
+    if !(0.0..=9.0e18).contains(&bytes) {
         return Err(invalid());
     }
     // Checked just now: neither negative nor too large.

@@ -139,7 +139,7 @@ fn machine<'a>(api: &Api, facts: EngineFacts, swarm: SwarmInfo<'a>, version: Api
             volume: list(&["local"]),
             network: list(&["bridge", "host", "null", "overlay"]),
             authorization: None,
-            log: list(&["json-file", "local", "none"]),
+            log: list(&["json-file", "local"]),
         },
         memory_limit: facts.memory_limit,
         swap_limit: facts.memory_limit,

@@ -34,7 +34,7 @@ pub(super) fn open_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let number = (nix::sys::stat::major(stat.st_rdev), nix::sys::stat::minor(stat.st_rdev));
     let magic = nix::sys::statfs::fstatfs(&master)?.filesystem_type().0;
     let device = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && number == PTMX;
-    if !device || i64::from(magic) != DEVPTS_MAGIC {
+    if !device || magic != DEVPTS_MAGIC {
         return Err(io::Error::other("/dev/ptmx of the container is no terminal multiplexer"));
     }
     let unlock: libc::c_int = 0;
