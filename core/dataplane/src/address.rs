@@ -159,6 +159,8 @@ impl fmt::Display for MacAddress {
 pub struct AddressPool {
     subnet: Subnet,
     gateway: Ipv4Addr,
+    /// First and last address that is handed out unasked.
+    range: (u32, u32),
     last: Ipv4Addr,
     in_use: BTreeSet<Ipv4Addr>,
     quarantined: BTreeSet<Ipv4Addr>,
@@ -168,21 +170,37 @@ impl AddressPool {
     /// A pool of which only the gateway is taken.
     #[must_use]
     pub fn new(subnet: Subnet, gateway: Ipv4Addr) -> Self {
-        Self { subnet, gateway, last: subnet.network, in_use: BTreeSet::new(), quarantined: BTreeSet::new() }
+        let range = (u32::from(subnet.network) + 1, u32::from(subnet.broadcast()) - 1);
+        let (in_use, quarantined) = (BTreeSet::new(), BTreeSet::new());
+        Self { subnet, gateway, range, last: subnet.network, in_use, quarantined }
+    }
+
+    /// Hands out only addresses of this part of the subnet unasked.
+    #[must_use]
+    pub fn within(mut self, range: Subnet) -> Self {
+        let (first, last) = self.range;
+        self.range = (first.max(range.network.into()), last.min(range.broadcast().into()));
+        self
+    }
+
+    /// Does nobody have an address?
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.in_use.is_empty()
     }
 
     /// The next free address after the one handed out last.
     pub fn allocate(&mut self) -> Result<Ipv4Addr, AddressError> {
-        let first = u32::from(self.subnet.network) + 1;
-        let end = u32::from(self.subnet.broadcast());
-        let start = (u32::from(self.last) + 1).clamp(first, end);
-        let free = (start..end).chain(first..start).map(Ipv4Addr::from).find(|address| self.is_free(*address)).ok_or(
-            AddressError::Exhausted {
-                subnet: self.subnet,
-                in_use: self.in_use.len(),
-                quarantined: self.quarantined.len(),
-            },
-        )?;
+        let (first, last) = self.range;
+        let start = (u32::from(self.last) + 1).clamp(first, last.max(first));
+        let free =
+            (start..=last).chain(first..start).map(Ipv4Addr::from).find(|address| self.is_free(*address)).ok_or(
+                AddressError::Exhausted {
+                    subnet: self.subnet,
+                    in_use: self.in_use.len(),
+                    quarantined: self.quarantined.len(),
+                },
+            )?;
         self.in_use.insert(free);
         self.last = free;
         Ok(free)
@@ -193,7 +211,7 @@ impl AddressPool {
         if !self.subnet.is_host(address) || address == self.gateway {
             return Err(AddressError::NotInSubnet { address, subnet: self.subnet });
         }
-        if !self.in_use.insert(address) {
+        if self.quarantined.contains(&address) || !self.in_use.insert(address) {
             return Err(AddressError::InUse(address));
         }
         self.last = self.last.max(address);

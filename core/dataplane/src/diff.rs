@@ -1,7 +1,7 @@
 //! What separates two pictures of a node's network, so that the cost of a change follows what changed: links that come
 //! and go, ports whose backends differ, and the flows that lost their backend.
 
-use crate::network::{Backend, Endpoint, GatewayBridge, NodeNetwork, PortKey, Protocol, PublishedPort};
+use crate::network::{Backend, Bridge, Endpoint, NodeNetwork, PortKey, Protocol, PublishedPort};
 use std::collections::BTreeMap;
 
 /// What happened to one published port.
@@ -30,7 +30,7 @@ impl PortChange {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetworkDiff {
     /// The bridge wanted, when it differs: everything attached to it has to be looked at again.
-    pub bridge: Option<GatewayBridge>,
+    pub bridge: Option<Bridge>,
     /// Endpoints to remove; one that changed is removed and added.
     pub endpoints_removed: Vec<Endpoint>,
     /// Endpoints to add.

@@ -1,4 +1,4 @@
-//! The network a node should have, as data: the gateway bridge, the endpoint of each container, the published ports.
+//! The network a node should have, as data: the bridges, the endpoint of each container, the published ports.
 //!
 //! From that picture follow the nft ruleset ([`ruleset`]), the difference between two pictures ([`diff`]) and the next
 //! free address ([`AddressPool`]). Nothing here touches a kernel: `skep-network` reads this crate's answers and makes
@@ -12,5 +12,6 @@ pub mod ruleset;
 pub use address::{AddressError, AddressPool, MacAddress, Subnet, first_free_subnet};
 pub use diff::{NetworkDiff, PortChange};
 pub use network::{
-    Backend, Endpoint, GatewayBridge, NetworkError, NodeNetwork, PortKey, Protocol, PublishMode, PublishedPort,
+    Backend, Bridge, Endpoint, Leg, MAIN, NetworkError, NodeNetwork, PortKey, Protocol, PublishMode, PublishedPort,
+    Reach,
 };

@@ -38,6 +38,14 @@ pub enum NetworkError {
         /// The bridge's subnet.
         subnet: Subnet,
     },
+    /// A place on a bridge that is not there.
+    #[error("container {container:?} is on bridge {bridge:?}, which is not there")]
+    UnknownBridge {
+        /// Whose place.
+        container: String,
+        /// Key of the bridge.
+        bridge: String,
+    },
     /// Two endpoints share an address, a hardware address, a link or a container.
     #[error("container {container:?} shares its {what} with another container")]
     Duplicate {
@@ -75,27 +83,62 @@ pub enum NetworkError {
     },
 }
 
-/// The bridge to which every container of this node is attached, and which is their default route.
+/// The key of the main bridge, which is always there.
+pub const MAIN: &str = "main";
+
+/// How far the packets of a bridge get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Everywhere: the bridge has the gateway's address, and who leaves by it gets the node's.
+    Outward,
+    /// The node and no further: the bridge has the gateway's address, and nothing is forwarded.
+    Node,
+    /// Who is on it: the bridge has no address, so the node and its networks know nothing of the subnet.
+    Members,
+}
+
+/// A bridge of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GatewayBridge {
+pub struct Bridge {
     /// Link name.
     pub name: String,
     /// Where the containers' addresses come from.
     pub subnet: Subnet,
-    /// The bridge's own address.
+    /// The bridge's own address; of one that reaches its members alone, the address that nobody gets.
     pub gateway: Ipv4Addr,
     /// Bytes.
     pub mtu: u32,
+    /// How far packets get.
+    pub reach: Reach,
+    /// Its members do not reach each other, except by published ports.
+    pub isolated: bool,
 }
 
-/// A container's attachment to the gateway bridge.
+impl Bridge {
+    /// Does the node have an address on it?
+    #[must_use]
+    pub fn has_address(&self) -> bool {
+        self.reach != Reach::Members
+    }
+}
+
+/// A container's network: its namespace, and its place on each bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Whose it is.
     pub container: String,
     /// Path at which the network namespace is pinned.
     pub netns: String,
-    /// Address inside the subnet.
+    /// Its places; none but a loopback is fine.
+    pub legs: Vec<Leg>,
+}
+
+/// A container's place on one bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leg {
+    /// Key of the bridge.
+    pub bridge: String,
+    /// Address inside the bridge's subnet.
     pub address: Ipv4Addr,
     /// Hardware address of the container's end.
     pub mac: MacAddress,
@@ -105,18 +148,35 @@ pub struct Endpoint {
     pub container_link: String,
 }
 
+impl Leg {
+    /// A place with all names derived: a later run finds the same ones again.
+    #[must_use]
+    pub fn derived(container: &str, bridge: &str, address: Ipv4Addr, container_link: String) -> Self {
+        let host_link =
+            if bridge == MAIN { host_link_name(container) } else { host_link_name(&format!("{container}/{bridge}")) };
+        Self { bridge: bridge.to_owned(), address, mac: MacAddress::of(address), host_link, container_link }
+    }
+}
+
 impl Endpoint {
-    /// The endpoint of a container with all names derived: a later run finds the same ones again.
+    /// An endpoint on the main bridge.
     #[must_use]
     pub fn derived(container: &str, netns: String, address: Ipv4Addr) -> Self {
-        Self {
-            container: container.to_owned(),
-            netns,
-            address,
-            mac: MacAddress::of(address),
-            host_link: host_link_name(container),
-            container_link: "eth0".to_owned(),
-        }
+        let legs = vec![Leg::derived(container, MAIN, address, "eth0".to_owned())];
+        Self { container: container.to_owned(), netns, legs }
+    }
+
+    /// The place on a bridge.
+    #[must_use]
+    pub fn leg(&self, bridge: &str) -> Option<&Leg> {
+        self.legs.iter().find(|leg| leg.bridge == bridge)
+    }
+
+    /// A name for one more link inside.
+    #[must_use]
+    pub fn free_link_name(&self) -> String {
+        let is_free = |name: &String| self.legs.iter().all(|leg| leg.container_link != *name);
+        (0..).map(|number: u32| format!("eth{number}")).find(is_free).unwrap_or_default()
     }
 }
 
@@ -197,7 +257,7 @@ impl fmt::Display for PortKey {
 pub struct Backend {
     /// The container that answers.
     pub container: String,
-    /// Its address on the gateway bridge.
+    /// Its address on one of its bridges.
     pub address: Ipv4Addr,
     /// The port it listens on.
     pub target_port: u16,
@@ -245,7 +305,10 @@ impl PublishedPort {
             if backend.target_port == 0 {
                 return Err(NetworkError::TargetPortZero { port, container });
             }
-            if endpoints.get(&container).is_none_or(|endpoint| endpoint.address != backend.address) {
+            if endpoints
+                .get(&container)
+                .is_none_or(|endpoint| endpoint.legs.iter().all(|leg| leg.address != backend.address))
+            {
                 return Err(NetworkError::UnknownBackend { port, container, address: backend.address });
             }
         }
@@ -256,8 +319,10 @@ impl PublishedPort {
 /// All that a node's network should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeNetwork {
-    /// The gateway bridge.
-    pub bridge: GatewayBridge,
+    /// The main bridge.
+    pub bridge: Bridge,
+    /// Further bridges, by key.
+    pub bridges: BTreeMap<String, Bridge>,
     /// By container id.
     pub endpoints: BTreeMap<String, Endpoint>,
     /// By protocol and port; each with its backends [normalized](PublishedPort::normalized).
@@ -267,13 +332,13 @@ pub struct NodeNetwork {
 impl NodeNetwork {
     /// A bridge with nobody on it.
     #[must_use]
-    pub fn new(bridge: GatewayBridge) -> Self {
-        Self { bridge, endpoints: BTreeMap::new(), published: BTreeMap::new() }
+    pub fn new(bridge: Bridge) -> Self {
+        Self { bridge, bridges: BTreeMap::new(), endpoints: BTreeMap::new(), published: BTreeMap::new() }
     }
 
     /// Builds the picture from lists, refusing double entries and everything that [`Self::validate`] refuses.
     pub fn from_parts(
-        bridge: GatewayBridge,
+        bridge: Bridge,
         endpoints: Vec<Endpoint>,
         published: Vec<PublishedPort>,
     ) -> Result<Self, NetworkError> {
@@ -296,31 +361,55 @@ impl NodeNetwork {
 
     /// Checks every rule: names, addresses, nothing shared, every backend an endpoint.
     pub fn validate(&self) -> Result<(), NetworkError> {
-        self.bridge.validate()?;
-        let subnet = self.bridge.subnet;
-        let (mut addresses, mut macs, mut links) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        self.all_bridges().try_for_each(|(_, bridge)| bridge.validate())?;
+        let (mut addresses, mut macs) = (BTreeSet::new(), BTreeSet::new());
+        let mut links: BTreeSet<&str> = self.all_bridges().map(|(_, bridge)| bridge.name.as_str()).collect();
         for endpoint in self.endpoints.values() {
             let container = endpoint.container.clone();
             check_container_id(&container)?;
-            check_link_name(&endpoint.host_link)?;
-            check_link_name(&endpoint.container_link)?;
-            if !subnet.is_host(endpoint.address) || endpoint.address == self.bridge.gateway {
-                return Err(NetworkError::AddressOutside { container, address: endpoint.address, subnet });
-            }
-            let what = if !addresses.insert(endpoint.address) {
-                Some("address")
-            } else if !macs.insert(endpoint.mac) {
-                Some("hardware address")
-            } else if endpoint.host_link == self.bridge.name || !links.insert(endpoint.host_link.as_str()) {
-                Some("link")
-            } else {
-                None
-            };
-            if let Some(what) = what {
-                return Err(NetworkError::Duplicate { container, what });
+            for leg in &endpoint.legs {
+                check_link_name(&leg.host_link)?;
+                check_link_name(&leg.container_link)?;
+                let Some(bridge) = self.find_bridge(&leg.bridge) else {
+                    return Err(NetworkError::UnknownBridge { container, bridge: leg.bridge.clone() });
+                };
+                let (key, subnet) = (leg.bridge.as_str(), bridge.subnet);
+                if !subnet.is_host(leg.address) || leg.address == bridge.gateway {
+                    return Err(NetworkError::AddressOutside { container, address: leg.address, subnet });
+                }
+                let what = if !addresses.insert((key, leg.address)) {
+                    Some("address")
+                } else if !macs.insert((key, leg.mac)) {
+                    Some("hardware address")
+                } else if !links.insert(leg.host_link.as_str()) {
+                    Some("link")
+                } else {
+                    None
+                };
+                if let Some(what) = what {
+                    return Err(NetworkError::Duplicate { container, what });
+                }
             }
         }
         self.published.values().try_for_each(|port| port.validate(&self.endpoints))
+    }
+
+    /// All bridges with their keys, the main one first.
+    pub fn all_bridges(&self) -> impl Iterator<Item = (&str, &Bridge)> {
+        std::iter::once((MAIN, &self.bridge)).chain(self.bridges.iter().map(|(key, bridge)| (key.as_str(), bridge)))
+    }
+
+    /// One bridge.
+    #[must_use]
+    pub fn find_bridge(&self, key: &str) -> Option<&Bridge> {
+        if key == MAIN { Some(&self.bridge) } else { self.bridges.get(key) }
+    }
+
+    /// The place by which a container reaches the world: its first on a bridge that leads there.
+    #[must_use]
+    pub fn way_out<'a>(&self, endpoint: &'a Endpoint) -> Option<&'a Leg> {
+        let leads_out = |leg: &&Leg| self.find_bridge(&leg.bridge).is_some_and(|bridge| bridge.reach == Reach::Outward);
+        endpoint.legs.iter().find(leads_out)
     }
 
     /// Takes the container out of every published port; the ports themselves stay.
@@ -331,7 +420,7 @@ impl NodeNetwork {
     }
 }
 
-impl GatewayBridge {
+impl Bridge {
     /// Checks name, gateway and MTU.
     pub fn validate(&self) -> Result<(), NetworkError> {
         check_link_name(&self.name)?;
@@ -370,9 +459,10 @@ fn is_plain(byte: u8) -> bool {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn bridge() -> GatewayBridge {
+    pub(crate) fn bridge() -> Bridge {
         let subnet: Subnet = "172.18.0.0/16".parse().unwrap();
-        GatewayBridge { name: "skep0".into(), subnet, gateway: subnet.gateway(), mtu: 1500 }
+        let (gateway, reach) = (subnet.gateway(), Reach::Outward);
+        Bridge { name: "skep0".into(), subnet, gateway, mtu: 1500, reach, isolated: true }
     }
 
     pub(crate) fn endpoint(container: &str, last: u8) -> Endpoint {
@@ -410,7 +500,7 @@ pub(crate) mod tests {
 
     #[test]
     fn bridges_are_checked() {
-        let check = |change: fn(&mut GatewayBridge)| {
+        let check = |change: fn(&mut Bridge)| {
             let mut bridge = bridge();
             change(&mut bridge);
             bridge.validate().is_err()
@@ -430,7 +520,8 @@ pub(crate) mod tests {
             refused(vec![endpoint("a", 2), other], vec![]),
             "container \"b\" shares its address with another container"
         );
-        let outside = Endpoint { address: Ipv4Addr::new(10, 0, 0, 1), ..endpoint("a", 2) };
+        let mut outside = endpoint("a", 2);
+        outside.legs[0].address = Ipv4Addr::new(10, 0, 0, 1);
         assert_eq!(
             refused(vec![outside], vec![]),
             "address 10.0.0.1 of container \"a\" is not free in subnet 172.18.0.0/16"
@@ -438,7 +529,8 @@ pub(crate) mod tests {
         assert!(refused(vec![endpoint("a", 1)], vec![]).contains("is not free"), "the gateway");
         assert!(refused(vec![endpoint("a", 2), endpoint("a", 3)], vec![]).contains("shares its id"));
         assert!(refused(vec![endpoint("../a", 2)], vec![]).contains("invalid container id"));
-        let link = Endpoint { host_link: host_link_name("a"), ..endpoint("b", 3) };
+        let mut link = endpoint("b", 3);
+        link.legs[0].host_link = host_link_name("a");
         assert!(refused(vec![endpoint("a", 2), link], vec![]).contains("shares its link"));
     }
 

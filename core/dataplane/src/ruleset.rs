@@ -15,7 +15,7 @@
 //! chain: where another table drops what is forwarded (a host firewall), its owner has to let the bridge through.
 
 use crate::diff::{NetworkDiff, PortChange};
-use crate::network::{GatewayBridge, NodeNetwork, PortKey, PublishedPort};
+use crate::network::{Bridge, NodeNetwork, PortKey, PublishedPort, Reach};
 use std::fmt::Write as _;
 
 /// Name of the table, family `ip`.
@@ -30,7 +30,7 @@ pub fn full(network: &NodeNetwork) -> String {
     let elements: Vec<String> = ports.map(|port| element(port.key())).collect();
     let elements =
         if elements.is_empty() { String::new() } else { format!("\n\t\telements = {{ {} }}", elements.join(", ")) };
-    let base = base_chains(&network.bridge);
+    let base = base_chains(network);
     let map = format!("\tmap ports {{\n\t\ttype inet_proto . inet_service : verdict{elements}\n\t}}\n");
     write!(text, "table ip {TABLE} {{\n{chains}{map}{base}}}\n").expect("writing to a string cannot fail");
     text
@@ -73,8 +73,35 @@ pub fn update(diff: &NetworkDiff) -> Option<String> {
     Some(text)
 }
 
-fn base_chains(bridge: &GatewayBridge) -> String {
-    let GatewayBridge { name, subnet, .. } = bridge;
+/// True when the rules that are about bridges are the same: then [`update`] is enough.
+#[must_use]
+pub fn is_same_base(one: &NodeNetwork, other: &NodeNetwork) -> bool {
+    base_chains(one) == base_chains(other)
+}
+
+/// What does not depend on the published ports. Bridges on which the node has no address need no rule: what is on them
+/// stays on them.
+fn base_chains(network: &NodeNetwork) -> String {
+    let bridges: Vec<&Bridge> =
+        network.all_bridges().map(|(_, bridge)| bridge).filter(|bridge| bridge.has_address()).collect();
+    let (mut translate, mut inner) = (String::new(), String::new());
+    for Bridge { name, subnet, reach, isolated, .. } in &bridges {
+        match reach {
+            Reach::Outward => translate.push_str(&format!(
+                "\t\toifname \"{name}\" ip saddr {{ 127.0.0.0/8, {subnet} }} masquerade\n\
+                 \t\toifname != \"{name}\" ip saddr {subnet} masquerade\n"
+            )),
+            _ => inner.push_str(&format!(
+                "\t\tiifname \"{name}\" oifname != \"{name}\" drop\n\
+                 \t\toifname \"{name}\" iifname != \"{name}\" drop\n"
+            )),
+        }
+        if !isolated {
+            inner.push_str(&format!("\t\tiifname \"{name}\" oifname \"{name}\" accept\n"));
+        }
+    }
+    let names: Vec<String> = bridges.iter().map(|bridge| format!("\"{}\"", bridge.name)).collect();
+    let names = if names.len() == 1 { names.concat() } else { format!("{{ {} }}", names.join(", ")) };
     // The priority of dstnat is spelled as a number: its name is refused at the output hook.
     format!(
         r#"	chain dispatch {{
@@ -90,12 +117,10 @@ fn base_chains(bridge: &GatewayBridge) -> String {
 	}}
 	chain postrouting {{
 		type nat hook postrouting priority 100; policy accept;
-		oifname "{name}" ip saddr {{ 127.0.0.0/8, {subnet} }} masquerade
-		oifname != "{name}" ip saddr {subnet} masquerade
-	}}
+{translate}	}}
 	chain forward {{
 		type filter hook forward priority 0; policy accept;
-		oifname != "{name}" accept
+{inner}		oifname != {names} accept
 		ct state established,related accept
 		ct status dnat accept
 		drop

@@ -19,7 +19,7 @@ use skep_oci::{ContainerConfig, Resources, Rlimit, RootFs, Seccomp};
 
 use crate::error::{EngineError, Result};
 use crate::health::HealthCheck;
-use crate::record::{PortRecord, RECORD_VERSION, Record, TaskRecord};
+use crate::record::{NetworkRecord, PortRecord, RECORD_VERSION, Record, TaskRecord};
 
 pub(crate) use files::files;
 pub use more::{More, Share};
@@ -59,6 +59,10 @@ pub struct Wanted {
     pub ports: Vec<PortRecord>,
     /// What a task cannot ask for.
     pub more: More,
+    /// Its networks in the order of its links; none is the machine's `bridge`.
+    pub networks: Vec<NetworkRecord>,
+    /// `host`, `none`, `container:NAME`, or empty for networks of its own.
+    pub network_mode: String,
 }
 
 impl Wanted {
@@ -80,13 +84,26 @@ impl Wanted {
             log_driver: assignment.spec.log_driver.clone(),
             ports: assignment.ports.iter().map(PortRecord::from_model).collect(),
             more: More::default(),
+            networks: assignment.networks.iter().map(NetworkRecord::of_task).collect(),
+            network_mode: String::new(),
         })
     }
 }
 
 /// The record of such a container. Its root file system is an empty path: the snapshot comes later.
 pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Record> {
-    let Wanted { name, task, labels: own_labels, spec, resources: limits, log_driver, mut ports, more } = wanted;
+    let Wanted {
+        name,
+        task,
+        labels: own_labels,
+        spec,
+        resources: limits,
+        log_driver,
+        mut ports,
+        more,
+        networks,
+        network_mode,
+    } = wanted;
     refuse_unsupported(&spec)?;
     let defaults = &image.config.config;
     let health = HealthCheck::merge(spec.healthcheck.as_ref(), defaults.healthcheck.as_ref(), &defaults.shell)?;
@@ -109,7 +126,8 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
     config.read_only_rootfs = spec.read_only;
     config.env = environment(&defaults.env, &spec.env);
     config.cwd = first_given(&spec.dir, &defaults.working_dir);
-    config.hostname = first_given(&spec.hostname, &site.id[..12]);
+    let on_host = network_mode == "host" || networks.iter().any(|network| network.driver == "host");
+    config.hostname = first_given(&spec.hostname, if on_host { site.hostname } else { &site.id[..12] });
     config.user = first_given(&spec.user, &defaults.user);
     config.groups = spec.groups.clone();
     config.cap_add = spec.capability_add.clone();
@@ -184,6 +202,8 @@ pub(crate) fn draw(wanted: Wanted, image: &Image, site: &Site<'_>) -> Result<Rec
         config,
         by_hand,
         files,
+        networks,
+        network_mode,
     })
 }
 

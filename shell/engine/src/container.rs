@@ -15,7 +15,7 @@ use crate::ending::Ended;
 use crate::error::Result;
 use crate::facts::Facts;
 use crate::layout::Directory;
-use crate::record::{PortRecord, Record};
+use crate::record::{NetworkRecord, PortRecord, Record};
 use crate::restart::RestartPolicy;
 use crate::view::ContainerState;
 
@@ -142,12 +142,15 @@ impl Container {
     /// What it is now: the record with what was changed since.
     pub(crate) fn current(&self) -> Arc<Record> {
         let facts = lock(&self.facts);
-        if facts.name.is_none() && facts.restart.is_none() && facts.resources.is_none() {
+        if facts.name.is_none() && facts.restart.is_none() && facts.resources.is_none() && facts.networks.is_none() {
             return self.record.clone();
         }
         let mut record = Record::clone(&self.record);
         if let Some(name) = &facts.name {
             record.name.clone_from(name);
+        }
+        if let Some(networks) = &facts.networks {
+            record.networks.clone_from(networks);
         }
         if let Some(resources) = &facts.resources {
             record.config.resources.clone_from(resources);
@@ -156,6 +159,11 @@ impl Container {
             by_hand.restart = restart;
         }
         Arc::new(record)
+    }
+
+    /// Its networks now.
+    pub(crate) fn networks(&self) -> Vec<NetworkRecord> {
+        lock(&self.facts).networks.clone().unwrap_or_else(|| self.record.networks.clone())
     }
 
     /// When it is started again after an end.

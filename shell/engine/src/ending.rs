@@ -173,6 +173,9 @@ impl Inner {
         self.withdraw(container).await;
         let Ok(_turn) = self.removals.acquire().await else { return };
         let id = container.id().to_owned();
+        if self.network.endpoint(&id).is_some() {
+            self.tell_networks("disconnect", container);
+        }
         if let Err(error) = self.blocking(move |inner| Ok(inner.network.remove_endpoint(&id)?)).await {
             let error = error.full_text();
             tracing::warn!(container.id = container.id(), error, "cannot release a network endpoint");

@@ -22,6 +22,7 @@ use crate::health::Healths;
 use crate::info::EngineInfo;
 use crate::layout::Layout;
 use crate::logs::{LogOptions, LogReader};
+use crate::networks::LocalNetworks;
 use crate::publish::Publisher;
 use crate::sweep;
 use crate::table::Table;
@@ -94,6 +95,7 @@ pub(crate) struct Inner {
     pub(crate) registries: Registries,
     pub(crate) task_pulls: TaskPulls,
     pub(crate) healths: Healths,
+    pub(crate) networks: LocalNetworks,
     pub(crate) network: Arc<Network>,
     pub(crate) publisher: Publisher,
     pub(crate) table: Table,
@@ -150,6 +152,7 @@ impl Engine {
             images: opened.images,
             volumes: opened.volumes,
             healths: Healths::default(),
+            networks: LocalNetworks::default(),
             network: opened.network,
             table: Table::default(),
             hostname: info::hostname(),
@@ -162,6 +165,7 @@ impl Engine {
             tracker: TaskTracker::new(),
             _lock: Mutex::new(Some(opened.lock)),
         });
+        inner.blocking(|inner| inner.restore_networks()).await?;
         inner.adopt(opened.containers).await;
         inner.tracker.spawn(inner.clone().keep_network());
         Ok(Self { inner, _closer: Arc::new(Closer(closing)) })

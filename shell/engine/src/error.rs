@@ -11,8 +11,6 @@ pub enum ErrorClass {
     NotFound,
     /// The request contradicts the state of the thing (409).
     Conflict,
-    /// It is not allowed (403).
-    Forbidden,
     /// The input is wrong (400).
     Invalid,
     /// A registry does not know who asks (401).
@@ -58,6 +56,9 @@ pub enum EngineError {
     /// The request contradicts the state of the container; the text is Docker's.
     #[error("{0}")]
     Conflict(String),
+    /// It failed; the text is Docker's, which answers 500 here.
+    #[error("{0}")]
+    Failed(String),
     /// It is not allowed; the text is Docker's.
     #[error("{0}")]
     Forbidden(String),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use skep_oci::{ExitRecord, Resources};
 
 use crate::error::{At, EngineError, Result};
+use crate::record::NetworkRecord;
 use crate::restart::RestartPolicy;
 
 /// The version of `facts.json` this release writes, and the highest it reads.
@@ -32,6 +33,8 @@ pub(crate) struct Facts {
     pub(crate) paused: bool,
     /// How often its restart policy started it since the user did.
     pub(crate) restarts: u32,
+    /// Its networks, once they were changed.
+    pub(crate) networks: Option<Vec<NetworkRecord>>,
     /// How the run before the one in the bundle ended.
     pub(crate) last_run: Option<ExitRecord>,
 }
@@ -47,6 +50,7 @@ impl Default for Facts {
             stopped_by_hand: false,
             paused: false,
             restarts: 0,
+            networks: None,
             last_run: None,
         }
     }

@@ -4,6 +4,7 @@
 //! <data-root>/engine.lock                    held while an engine is open
 //! <data-root>/image/                         the image store
 //! <data-root>/network/                       what the network must remember
+//! <data-root>/networks/<id>.json             a bridge network that a user made
 //! <data-root>/volumes/                       the volumes
 //! <data-root>/containers/<id>/container.json the record: there is a container exactly while this file is there
 //!                            /facts.json      what changed since: a new name, limits, what its restart policy must know
@@ -44,6 +45,8 @@ impl Layout {
             data_root: data_root.canonicalize().at("resolve", data_root)?,
             exec_root: exec_root.canonicalize().at("resolve", exec_root)?,
         };
+        let networks = layout.data_root.join("networks");
+        DirBuilder::new().recursive(true).mode(0o700).create(&networks).at("create", networks)?;
         let containers = layout.containers();
         DirBuilder::new().recursive(true).mode(0o710).create(&containers).at("create", containers)?;
         Ok(layout)
@@ -80,6 +83,25 @@ impl Layout {
 
     pub(crate) fn filters(&self) -> PathBuf {
         self.exec_root.join("filters")
+    }
+
+    pub(crate) fn network_record(&self, id: &str) -> PathBuf {
+        self.data_root.join("networks").join(format!("{id}.json"))
+    }
+
+    /// The records of networks; what was being written when an engine was killed is removed.
+    pub(crate) fn network_records(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.data_root.join("networks");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&folder).at("read", &folder)? {
+            let path = entry.at("read", &folder)?.path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("json") => found.push(path),
+                Some("tmp") => fs::remove_file(&path).at("remove", &path)?,
+                _ => {}
+            }
+        }
+        Ok(found)
     }
 
     pub(crate) fn containers(&self) -> PathBuf {

@@ -20,7 +20,7 @@ use skep_agent::Assignment;
 use skep_image::Image;
 use skep_model::TaskId;
 use skep_oci::{
-    BindPropagation, Bundle, ExitRecord, MemoryFiles, Mount, NetworkNamespace, RootFs, ShimLaunch, StartError, Status,
+    BindPropagation, Bundle, ExitRecord, MemoryFiles, Mount, RootFs, ShimLaunch, StartError, Status,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +85,7 @@ impl Inner {
     ) -> Result<Arc<Container>> {
         let id = site.id.to_owned();
         let mut record = draw(wanted, image, site)?;
+        self.resolve_networks(&mut record)?;
         let directory = self.layout.container(&id);
         let by_hand = record.by_hand.is_some();
         let stop_if_cancelled = || if cancel.is_cancelled() { Err(EngineError::Cancelled) } else { Ok(()) };
@@ -102,7 +103,7 @@ impl Inner {
             stop_if_cancelled()?;
             if !by_hand {
                 // A task is started at once; what is made by hand may wait for ever, and has no address meanwhile.
-                self.network.create_endpoint(&id)?;
+                self.join(&record, &record.networks)?;
             }
             stop_if_cancelled()?;
             let facts = Facts::default();
@@ -193,14 +194,20 @@ impl Inner {
 
     fn write_bundle(&self, container: &Container) -> Result<Bundle> {
         let record = container.current();
-        let endpoint = self.network.create_endpoint(&record.id)?;
+        let joined = self.join(&record, &record.networks)?;
         container.set_ports(self.reserve_ports(container)?);
         let machine = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let mut config = record.config.clone();
         self.join_namespaces(&record, &mut config)?;
         self.enter_storage(&record, &mut config.mounts)?;
         check_sources(&config.mounts)?;
-        let etc = etc_files::write(&record, &endpoint, &container.directory, &machine)?;
+        let etc = match &joined.with {
+            Some(other) => {
+                config.hostname = other.current().config.hostname.clone();
+                etc_files::shared(&record, &other.directory)
+            }
+            None => etc_files::write(&record, joined.endpoint.as_ref(), &container.directory, &machine)?,
+        };
         let directory = container.directory.bundle();
         // They are there when the shim has mounted them.
         config.mounts.extend(record.files.iter().enumerate().map(|(number, file)| Mount::Bind {
@@ -214,9 +221,11 @@ impl Inner {
         // As in Docker: what lies deeper comes later, so that nothing is hidden.
         config.mounts.splice(0..0, etc);
         config.mounts.sort_by_key(|mount| mount_target(mount).components().count());
-        config.network = NetworkNamespace::Path(endpoint.netns_path);
+        config.network = joined.namespace;
         config.filter_cache = Some(self.layout.filters());
-        Ok(Bundle::create(container.directory.bundle(), &config)?)
+        let bundle = Bundle::create(container.directory.bundle(), &config)?;
+        self.tell_networks("connect", container);
+        Ok(bundle)
     }
 
     fn reserve_ports(&self, container: &Container) -> Result<Vec<PortRecord>> {

@@ -68,6 +68,12 @@ pub struct Record {
     /// Its secrets and configs: where they lie, and nothing of what is in them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileRecord>,
+    /// Its networks in the order of its links; none is the machine's `bridge`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkRecord>,
+    /// `host`, `none`, `container:ID`, or empty for networks of its own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub network_mode: String,
 }
 
 /// A secret or config of a container, as a file that is in memory alone.
@@ -92,6 +98,51 @@ pub struct FileRecord {
 impl FileRecord {
     pub(crate) fn is_secret(&self) -> bool {
         self.kind == "secret"
+    }
+}
+
+/// A network of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkRecord {
+    /// Its id; of a network that is looked up when the container starts, what the user wrote.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `bridge`, `host`, `null` or `overlay`.
+    pub driver: String,
+    /// Subnet of an overlay, CIDR.
+    pub subnet: String,
+    /// Gateway of an overlay.
+    pub gateway: String,
+    /// The container's address, with or without prefix length; empty lets the engine choose.
+    pub address: String,
+    /// Further names there.
+    pub aliases: Vec<String>,
+    /// Options of an overlay's driver.
+    pub options: BTreeMap<String, String>,
+    /// No way out of an overlay.
+    pub internal: bool,
+}
+
+impl NetworkRecord {
+    /// What a task is told of its network.
+    pub(crate) fn of_task(network: &skep_agent::AttachedNetwork) -> Self {
+        let first = |list: &[String]| list.first().cloned().unwrap_or_default();
+        if matches!(network.driver.as_str(), "bridge" | "host") {
+            return Self::of_the_machine(&network.driver);
+        }
+        Self {
+            id: network.id.clone(),
+            name: network.name.clone(),
+            driver: network.driver.clone(),
+            subnet: first(&network.subnets),
+            gateway: first(&network.gateways),
+            address: first(&network.addresses),
+            aliases: network.aliases.clone(),
+            options: network.options.clone(),
+            internal: network.internal,
+        }
     }
 }
 
@@ -321,7 +372,12 @@ mod tests {
             health: None,
             config,
             by_hand: None,
+<<<<<<< HEAD
             files: Vec::new(),
+=======
+            networks: Vec::new(),
+            network_mode: String::new(),
+>>>>>>> 3ce59c2 (dataplane, network, engine, http-api: several bridges, and containers on any of them)
         }
     }
 

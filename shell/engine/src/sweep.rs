@@ -40,6 +40,7 @@ pub(crate) fn open(config: EngineConfig) -> Result<Opened> {
     let mut network_config = NetworkConfig::new(layout.pins(), layout.network());
     network_config.bridge_name.clone_from(&config.bridge_name);
     network_config.subnet = config.subnet;
+    network_config.isolated = false;
     let network = Arc::new(Network::open(network_config)?);
 
     let names = layout.container_names()?;
@@ -75,7 +76,10 @@ pub(crate) fn open(config: EngineConfig) -> Result<Opened> {
     }
     let report = network.adopt(&keep.into_iter().collect::<Vec<_>>())?;
     for id in report.lost {
-        let runs = containers.iter().any(|found| found.record.id == id && found.state.is_running());
+        let has_lost = |found: &Found| {
+            found.record.id == id && found.state.is_running() && found.record.has_own_network(&found.record.networks)
+        };
+        let runs = containers.iter().any(has_lost);
         if runs {
             tracing::error!(container.id = id, "a running container has lost its network");
         }

@@ -1,10 +1,10 @@
-//! The kernel's part of one endpoint: its namespace, its pin and its link pair. Knows no table of endpoints.
+//! The kernel's part of one endpoint: its namespace, its pin and its link pairs. Knows no table of endpoints.
 
 use crate::error::{NetworkError, Result, Tried};
 use crate::link::{self, DEAD_GROUP, Link, Links, OUR_GROUP, Target};
 use crate::namespace;
 use crate::probe::open_failed;
-use skep_dataplane::{Endpoint, GatewayBridge};
+use skep_dataplane::{Bridge, Endpoint, Leg};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -17,37 +17,58 @@ const SETTINGS: [(&str, &str); 3] = [
     ("net.ipv6.conf.default.disable_ipv6", "1"),
 ];
 
-/// Makes the namespace, its pin and the link pair; [`attach`] comes next. On failure some of it may be left: remove it then.
-pub(crate) fn create(endpoint: &Endpoint, bridge: &GatewayBridge, home: &OwnedFd) -> Result<()> {
+/// A place on a bridge, with the bridge, and whether it is the way out.
+#[derive(Debug, Clone)]
+pub(crate) struct Wire {
+    pub(crate) leg: Leg,
+    pub(crate) bridge: Bridge,
+    pub(crate) is_way_out: bool,
+}
+
+/// Makes the namespace, its pin and the link pairs; [`attach`] comes next. On failure some of it may be left: remove it then.
+pub(crate) fn create(netns: &str, wires: &[Wire], home: &OwnedFd) -> Result<()> {
     namespace::within_new(|| {
-        namespace::pin_current(Path::new(&endpoint.netns))?;
+        namespace::pin_current(Path::new(netns))?;
         for (name, value) in SETTINGS {
             namespace::set_sysctl_if_present(name, value)?;
         }
-        connect_here(endpoint, bridge, home)
+        let mut links = Links::open().map_err(open_failed)?;
+        links.apply(vec![link::set_up(Target::Name("lo"), None, None)])?;
+        wires.iter().try_for_each(|wire| connect_here(wire, home, &mut links))
     })
 }
 
-/// Makes the link pair of an endpoint whose namespace exists.
-pub(crate) fn reconnect(endpoint: &Endpoint, bridge: &GatewayBridge, home: &OwnedFd, links: &mut Links) -> Result<()> {
+/// Makes the link pair of a place in a namespace that exists, whatever is left of an earlier one.
+pub(crate) fn connect(endpoint: &Endpoint, wire: &Wire, home: &OwnedFd, links: &mut Links) -> Result<()> {
     let netns = open_pin(endpoint)?;
     namespace::within(&netns, || {
-        Links::open().map_err(open_failed)?.remove(Target::Name(&endpoint.container_link))?;
-        connect_here(endpoint, bridge, home)
+        let mut links = Links::open().map_err(open_failed)?;
+        links.remove(Target::Name(&wire.leg.container_link))?;
+        connect_here(wire, home, &mut links)
     })?;
-    attach(endpoint, bridge, links)
+    attach(&endpoint.container, wire, links)
 }
 
-/// Makes the node's end an isolated port of the bridge.
-pub(crate) fn attach(endpoint: &Endpoint, bridge: &GatewayBridge, links: &mut Links) -> Result<()> {
-    let Some(found) = links.find(&bridge.name)? else {
+/// Leads what leaves the container's networks by this place from now on.
+pub(crate) fn set_way_out(endpoint: &Endpoint, wire: &Wire) -> Result<()> {
+    let netns = open_pin(endpoint)?;
+    namespace::within(&netns, || {
+        let mut links = Links::open().map_err(open_failed)?;
+        let Some(link) = links.find(&wire.leg.container_link)? else { return Ok(()) };
+        links.apply(vec![link::add_default_route(link.index, wire.bridge.gateway)])
+    })
+}
+
+/// Makes the node's end a port of the bridge.
+pub(crate) fn attach(container: &str, wire: &Wire, links: &mut Links) -> Result<()> {
+    let Some(found) = links.find(&wire.bridge.name)? else {
         return Err(NetworkError::Netlink {
-            what: format!("attach to bridge {:?}", bridge.name),
+            what: format!("attach to bridge {:?}", wire.bridge.name),
             source: std::io::ErrorKind::NotFound.into(),
         });
     };
-    let alias = format!("skep {}", endpoint.container);
-    links.apply(link::attach_isolated(&endpoint.host_link, found.index, &alias))
+    let alias = format!("skep {container}");
+    links.apply(link::attach(&wire.leg.host_link, found.index, wire.bridge.isolated, &alias))
 }
 
 /// Takes the node's end off the bridge, to be deleted with [`Links::delete_retired`]; says whether there is one.
@@ -77,11 +98,10 @@ fn open_pin(endpoint: &Endpoint) -> Result<OwnedFd> {
     Ok(file.tried(|| format!("open the network namespace of container {:?}", endpoint.container))?.into())
 }
 
-fn connect_here(endpoint: &Endpoint, bridge: &GatewayBridge, home: &OwnedFd) -> Result<()> {
-    let mut links = Links::open().map_err(open_failed)?;
-    let name = &endpoint.container_link;
-    let pair = link::make_pair(name, endpoint.mac, &endpoint.host_link, home.as_fd(), bridge.mtu);
-    links.apply(vec![link::set_up(Target::Name("lo"), None, None), pair])?;
+fn connect_here(wire: &Wire, home: &OwnedFd, links: &mut Links) -> Result<()> {
+    let Wire { leg, bridge, is_way_out } = wire;
+    let name = &leg.container_link;
+    links.apply(vec![link::make_pair(name, leg.mac, &leg.host_link, home.as_fd(), bridge.mtu)])?;
     let Some(link) = links.find(name)? else {
         return Err(NetworkError::Netlink {
             what: format!("find link {name:?}"),
@@ -89,9 +109,12 @@ fn connect_here(endpoint: &Endpoint, bridge: &GatewayBridge, home: &OwnedFd) -> 
         });
     };
     let subnet = bridge.subnet;
-    links.apply(vec![
-        link::add_address(link.index, endpoint.address, subnet.prefix(), subnet.broadcast()),
+    let mut steps = vec![
+        link::add_address(link.index, leg.address, subnet.prefix(), subnet.broadcast()),
         link::set_up(Target::Index(link.index), None, None),
-        link::add_default_route(link.index, bridge.gateway),
-    ])
+    ];
+    if *is_way_out {
+        steps.push(link::add_default_route(link.index, bridge.gateway));
+    }
+    links.apply(steps)
 }

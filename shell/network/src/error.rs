@@ -59,6 +59,15 @@ pub enum NetworkError {
     /// No address is left.
     #[error(transparent)]
     Address(#[from] skep_dataplane::AddressError),
+    /// The bridge that is to be removed has containers on it.
+    #[error("bridge {0:?} has containers on it")]
+    BridgeInUse(String),
+    /// A bridge of this key is not there.
+    #[error("bridge {0:?} is not there")]
+    NoBridge(String),
+    /// The container has no network.
+    #[error("container {0:?} has no network")]
+    NoEndpoint(String),
     /// Another call works on the same container.
     #[error("the network of container {0:?} is being changed by another request")]
     Busy(String),

@@ -2,7 +2,7 @@
 
 use crate::error::{NetworkError, Result};
 use crate::netlink::{Message, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Socket, Subsystem, attributes, number, text};
-use skep_dataplane::{GatewayBridge, MacAddress};
+use skep_dataplane::{Bridge, MacAddress};
 use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
@@ -173,8 +173,8 @@ fn is_missing(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::ENODEV)
 }
 
-/// Makes the gateway bridge; one of that name may exist.
-pub(crate) fn make_bridge(bridge: &GatewayBridge) -> (String, Message) {
+/// Makes a bridge; none of that name may exist.
+pub(crate) fn make_bridge(bridge: &Bridge) -> (String, Message) {
     let message = link_message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, Target::Name(&bridge.name), None)
         .attribute(IFLA_ADDRESS, &MacAddress::of(bridge.gateway).0)
         .number(IFLA_MTU, bridge.mtu)
@@ -239,17 +239,17 @@ pub(crate) fn make_pair(
     (format!("make the link pair {here:?} and {there:?}"), message)
 }
 
-/// Makes the link an isolated port of the bridge and brings it up.
-pub(crate) fn attach_isolated(name: &str, bridge: u32, alias: &str) -> Vec<(String, Message)> {
+/// Makes the link a port of the bridge, isolated or not, and brings it up.
+pub(crate) fn attach(name: &str, bridge: u32, isolated: bool, alias: &str) -> Vec<(String, Message)> {
     let target = Target::Name(name);
     let attach = link_message(RTM_SETLINK, 0, target, None).number(IFLA_MASTER, bridge).text(IFLA_IFALIAS, alias);
     let isolate = link_message(RTM_NEWLINK, 0, target, None).nested(IFLA_LINKINFO, &[], |info| {
         info.text(IFLA_INFO_SLAVE_KIND, "bridge")
-            .nested(IFLA_INFO_SLAVE_DATA, &[], |data| data.attribute(IFLA_BRPORT_ISOLATED, &[1]))
+            .nested(IFLA_INFO_SLAVE_DATA, &[], |data| data.attribute(IFLA_BRPORT_ISOLATED, &[u8::from(isolated)]))
     });
     vec![
-        (format!("attach link {name:?} to the gateway bridge"), attach),
-        (format!("isolate link {name:?}"), isolate),
+        (format!("attach link {name:?} to its bridge"), attach),
+        (format!("set the isolation of link {name:?}"), isolate),
         set_up(target, None, None),
     ]
 }

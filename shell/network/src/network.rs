@@ -8,10 +8,11 @@ use crate::nft::{NamespacedNft, NftBackend, NftBinary};
 use crate::ports::ReservedPorts;
 use crate::probe::{open_failed, probe};
 use crate::state::State;
+use crate::wiring::{self, Place};
 use crate::{endpoint, namespace, reconcile, restart};
 use skep_dataplane::network::check_container_id;
-use skep_dataplane::{AddressPool, GatewayBridge, MacAddress, NodeNetwork, PortKey, Subnet, ruleset};
-use std::collections::BTreeSet;
+use skep_dataplane::{AddressPool, Bridge, MAIN, MacAddress, NodeNetwork, PortKey, Subnet, ruleset};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub struct NetworkConfig {
     pub subnet: Option<Subnet>,
     /// MTU of bridge and containers, bytes.
     pub mtu: u32,
+    /// The containers on it do not reach each other, except by published ports.
+    pub isolated: bool,
 }
 
 impl NetworkConfig {
@@ -43,6 +46,7 @@ impl NetworkConfig {
             bridge_name: "skep0".to_owned(),
             subnet: None,
             mtu: 1500,
+            isolated: true,
         }
     }
 }
@@ -52,12 +56,29 @@ impl NetworkConfig {
 pub struct Endpoint {
     /// Path of the pinned network namespace, for the container's specification.
     pub netns_path: PathBuf,
-    /// The container's address on the gateway bridge.
+    /// The container's address on the bridge by which it reaches the world, else on its first; 0.0.0.0 without any.
+    pub address: Ipv4Addr,
+    /// Prefix length of that subnet.
+    pub prefix: u8,
+    /// The gateway there.
+    pub gateway: Ipv4Addr,
+    /// Hardware address there.
+    pub mac: MacAddress,
+    /// All places, in the order of the links inside.
+    pub legs: Vec<EndpointLeg>,
+}
+
+/// A container's place on one bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointLeg {
+    /// Key of the bridge.
+    pub bridge: String,
+    /// Address there.
     pub address: Ipv4Addr,
     /// Prefix length of the subnet.
     pub prefix: u8,
-    /// Default route.
-    pub gateway: Ipv4Addr,
+    /// The gateway; `None` when the bridge leads nowhere.
+    pub gateway: Option<Ipv4Addr>,
     /// Hardware address.
     pub mac: MacAddress,
 }
@@ -102,6 +123,8 @@ pub struct Network {
     /// Addresses whose flows are to be forgotten with the next look.
     doomed: Mutex<BTreeSet<Ipv4Addr>>,
     pub(crate) state: State,
+    /// Held while bridges come and go.
+    pub(crate) wiring: Mutex<()>,
     ports: Mutex<ReservedPorts>,
     picture: Mutex<Picture>,
     /// The picture that the kernel's rules show; `None` when they have to be written afresh.
@@ -113,9 +136,12 @@ pub struct Network {
 /// What should be.
 pub(crate) struct Picture {
     pub(crate) network: NodeNetwork,
-    pub(crate) pool: AddressPool,
-    /// Containers that a call works on right now.
-    pub(crate) busy: BTreeSet<String>,
+    /// Addresses of each bridge.
+    pub(crate) pools: BTreeMap<String, AddressPool>,
+    /// Bridges that go with the last container on them.
+    pub(crate) transient: BTreeSet<String>,
+    /// Containers that a call works on right now, with the node's ends of the links that it makes.
+    pub(crate) busy: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Network {
@@ -142,26 +168,29 @@ impl Network {
             conntrack: Mutex::new(Conntrack::open().map_err(open_failed)?),
             doomed: Mutex::default(),
             state,
+            wiring: Mutex::default(),
             ports: Mutex::default(),
             picture: Mutex::new(Picture {
-                pool: AddressPool::new(bridge.subnet, bridge.gateway),
+                pools: [(MAIN.to_owned(), AddressPool::new(bridge.subnet, bridge.gateway))].into(),
                 network: NodeNetwork::new(bridge),
-                busy: BTreeSet::new(),
+                transient: BTreeSet::new(),
+                busy: BTreeMap::new(),
             }),
             applied: Mutex::new(None),
             verified: Mutex::new(None),
             home,
         };
-        reconcile::ensure_bridge(&network)?;
+        network.restore_bridges()?;
+        reconcile::ensure_bridges(&network)?;
         reconcile::warn_of_bridged_calls(&network)?;
         network.restore()?;
         network.remove_leaks()?;
         Ok(network)
     }
 
-    /// The gateway bridge.
+    /// The main bridge.
     #[must_use]
-    pub fn bridge(&self) -> GatewayBridge {
+    pub fn bridge(&self) -> Bridge {
         self.picture().network.bridge.clone()
     }
 
@@ -169,53 +198,56 @@ impl Network {
     #[must_use]
     pub fn endpoint(&self, container: &str) -> Option<Endpoint> {
         let picture = self.picture();
-        Some(describe(picture.network.endpoints.get(container)?, &picture.network.bridge))
+        Some(describe(picture.network.endpoints.get(container)?, &picture.network))
     }
 
-    /// Gives the container a namespace with an address, a default route and a loopback. The container that has one
-    /// already keeps it. After an error nothing is left.
+    /// Gives the container a namespace on the main bridge, with an address, a default route and a loopback. The container
+    /// that has one already keeps it. After an error nothing is left.
     pub fn create_endpoint(&self, container: &str) -> Result<Endpoint> {
+        self.create_endpoint_at(container, &[Place::main()])
+    }
+
+    /// [`Self::create_endpoint`] on these bridges, in this order; bridges that are not there yet are made. Without any there
+    /// is only a loopback.
+    pub fn create_endpoint_at(&self, container: &str, places: &[Place]) -> Result<Endpoint> {
         check_container_id(container)?;
-        let (planned, bridge) = {
-            let mut picture = self.picture();
-            if let Some(existing) = picture.network.endpoints.get(container) {
-                return Ok(describe(existing, &picture.network.bridge));
+        if let Some(existing) = self.endpoint(container) {
+            return Ok(existing);
+        }
+        self.picture().begin(container)?;
+        let planned = match self.plan(container, places) {
+            Ok(planned) => planned,
+            Err(error) => {
+                self.picture().busy.remove(container);
+                return Err(error);
             }
-            picture.begin(container)?;
-            let address = match picture.pool.allocate() {
-                Ok(address) => address,
-                Err(error) => {
-                    picture.busy.remove(container);
-                    return Err(error.into());
-                }
-            };
-            (self.derive(container, address), picture.network.bridge.clone())
         };
-        let made = self.make(&planned, &bridge);
+        let made = self.make(&planned);
         let undone = made.is_err().then(|| self.unmake(&planned));
         let mut picture = self.picture();
         picture.busy.remove(container);
         match (made, undone) {
             (Ok(()), _) => {
-                let described = describe(&planned, &bridge);
+                let described = describe(&planned, &picture.network);
                 picture.network.endpoints.insert(container.to_owned(), planned);
                 Ok(described)
             }
             (Err(error), Some(Ok(()))) => {
-                picture.pool.release(planned.address);
+                picture.release(&planned);
+                drop(picture);
+                self.drop_unused_bridges();
                 Err(error)
             }
             (Err(error), undone) => {
-                // Something of it may still use the address.
+                // Something of it may still use the addresses.
                 tracing::warn!(container.id = container, ?undone, "cannot clean up after a failed endpoint");
-                picture.pool.release(planned.address);
-                picture.pool.quarantine(planned.address);
+                picture.quarantine(&planned);
                 Err(error)
             }
         }
     }
 
-    /// Takes the container out of every published port, then takes its links, namespace and address away, and forgets
+    /// Takes the container out of every published port, then takes its links, namespace and addresses away, and forgets
     /// its flows and reserved ports. Nothing to do is fine.
     pub fn remove_endpoint(&self, container: &str) -> Result<()> {
         check_container_id(container)?;
@@ -236,12 +268,10 @@ impl Network {
         }
         drop(picture);
         self.ports().release_owner(container);
-        if known.is_some() {
-            if let Err(error) = self.forget_address(target.address) {
-                // They end by themselves, later.
-                tracing::warn!(container.id = container, %error, "cannot forget the flows of a removed container");
-            }
-            self.picture().pool.release(target.address);
+        if let Some(known) = known {
+            self.forget_legs(container, &known.legs);
+            self.picture().release(&known);
+            self.drop_unused_bridges();
         }
         self.picture().busy.remove(container);
         Ok(())
@@ -262,8 +292,16 @@ impl Network {
         let mut applied = self.applied();
         self.nft.apply(&self.home, &ruleset::remove())?;
         *applied = None;
-        let bridge = self.bridge().name;
-        self.links().remove(Target::Name(&bridge))?;
+        let bridges: Vec<(String, String)> = {
+            let picture = self.picture();
+            picture.network.all_bridges().map(|(key, bridge)| (key.to_owned(), bridge.name.clone())).collect()
+        };
+        for (key, link) in bridges {
+            self.links().remove(Target::Name(&link))?;
+            if key != MAIN {
+                self.state.remove_bridge(&key)?;
+            }
+        }
         namespace::drop_pins(&self.pins_dir)?;
         self.state.wipe()
     }
@@ -290,25 +328,46 @@ impl Network {
         self.conntrack.lock().unwrap_or_else(PoisonError::into_inner).forget(doomed)
     }
 
-    fn make(&self, planned: &skep_dataplane::Endpoint, bridge: &GatewayBridge) -> Result<()> {
+    /// Forgets the flows of a container that leaves these places.
+    pub(crate) fn forget_legs(&self, container: &str, legs: &[skep_dataplane::Leg]) {
+        for leg in legs {
+            let has_flows = self.picture().network.find_bridge(&leg.bridge).is_some_and(Bridge::has_address);
+            if has_flows && let Err(error) = self.forget_address(leg.address) {
+                // They end by themselves, later.
+                tracing::warn!(container.id = container, %error, "cannot forget the flows of a removed container");
+            }
+        }
+    }
+
+    fn make(&self, planned: &skep_dataplane::Endpoint) -> Result<()> {
         // A run that died half-way may have left a pin or a link of that name.
-        self.dismantle(&planned.host_link, Path::new(&planned.netns))?;
-        endpoint::create(planned, bridge, &self.home)?;
-        endpoint::attach(planned, bridge, &mut self.links())?;
+        self.dismantle(&planned.legs, Some(Path::new(&planned.netns)))?;
+        let wires = wiring::wires(&self.picture().network, planned);
+        endpoint::create(&planned.netns, &wires, &self.home)?;
+        for wire in &wires {
+            endpoint::attach(&planned.container, wire, &mut self.links())?;
+        }
         // Written last: a record says that the endpoint is whole.
-        self.state.set_endpoint(&planned.container, planned.address)
+        self.state.set_endpoint(planned)
     }
 
     fn unmake(&self, target: &skep_dataplane::Endpoint) -> Result<()> {
-        self.dismantle(&target.host_link, Path::new(&target.netns))?;
+        self.dismantle(&target.legs, Some(Path::new(&target.netns)))?;
         self.state.remove_endpoint(&target.container)
     }
 
     /// Removes links and pin; what is missing is fine. The kernel's slow part is shared by all who wait for it.
-    fn dismantle(&self, host_link: &str, pin: &Path) -> Result<()> {
-        let retired = endpoint::retire(host_link, &mut self.links())?;
-        namespace::unpin(pin)?;
-        if retired {
+    pub(crate) fn dismantle(&self, legs: &[skep_dataplane::Leg], pin: Option<&Path>) -> Result<()> {
+        let mut retired = None;
+        for leg in legs {
+            if endpoint::retire(&leg.host_link, &mut self.links())? {
+                retired = Some(&leg.host_link);
+            }
+        }
+        if let Some(pin) = pin {
+            namespace::unpin(pin)?;
+        }
+        if let Some(host_link) = retired {
             let mut links = self.grave.lock().unwrap_or_else(PoisonError::into_inner);
             if links.find(host_link)?.is_some() {
                 links.delete_retired()?;
@@ -347,21 +406,43 @@ impl std::fmt::Debug for Network {
 
 impl Picture {
     /// Marks the container as worked on.
-    fn begin(&mut self, container: &str) -> Result<()> {
-        if self.busy.insert(container.to_owned()) { Ok(()) } else { Err(NetworkError::Busy(container.to_owned())) }
+    pub(crate) fn begin(&mut self, container: &str) -> Result<()> {
+        if self.is_busy(container) {
+            return Err(NetworkError::Busy(container.to_owned()));
+        }
+        self.busy.insert(container.to_owned(), BTreeSet::new());
+        Ok(())
     }
 
     pub(crate) fn is_busy(&self, container: &str) -> bool {
-        self.busy.contains(container)
+        self.busy.contains_key(container)
     }
 }
 
-fn describe(endpoint: &skep_dataplane::Endpoint, bridge: &GatewayBridge) -> Endpoint {
+pub(crate) fn describe(endpoint: &skep_dataplane::Endpoint, network: &NodeNetwork) -> Endpoint {
+    let legs: Vec<EndpointLeg> = endpoint
+        .legs
+        .iter()
+        .filter_map(|leg| {
+            let bridge = network.find_bridge(&leg.bridge)?;
+            Some(EndpointLeg {
+                bridge: leg.bridge.clone(),
+                address: leg.address,
+                prefix: bridge.subnet.prefix(),
+                gateway: (bridge.reach == skep_dataplane::Reach::Outward).then_some(bridge.gateway),
+                mac: leg.mac,
+            })
+        })
+        .collect();
+    let way_out = network.way_out(endpoint).map(|leg| leg.bridge.as_str());
+    let main = legs.iter().find(|leg| Some(leg.bridge.as_str()) == way_out).or_else(|| legs.first());
+    let unspecified = Ipv4Addr::UNSPECIFIED;
     Endpoint {
         netns_path: PathBuf::from(&endpoint.netns),
-        address: endpoint.address,
-        prefix: bridge.subnet.prefix(),
-        gateway: bridge.gateway,
-        mac: endpoint.mac,
+        address: main.map_or(unspecified, |leg| leg.address),
+        prefix: main.map_or(0, |leg| leg.prefix),
+        gateway: main.and_then(|leg| leg.gateway).unwrap_or(unspecified),
+        mac: main.map_or(MacAddress::of(unspecified), |leg| leg.mac),
+        legs,
     }
 }

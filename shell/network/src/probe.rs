@@ -6,7 +6,7 @@ use crate::link::{self, Links, Target};
 use crate::namespace;
 use crate::nft::NftBackend;
 use skep_dataplane::{
-    Backend, Endpoint, GatewayBridge, NodeNetwork, Protocol, PublishMode, PublishedPort, Subnet, ruleset,
+    Backend, Bridge, Endpoint, Leg, NodeNetwork, Protocol, PublishMode, PublishedPort, Reach, Subnet, ruleset,
 };
 use std::error::Error;
 use std::net::Ipv4Addr;
@@ -40,11 +40,11 @@ fn try_pair() -> Result<()> {
     let mut links = Links::open().map_err(open_failed)?;
     let own = namespace::current()?;
     let sample = sample();
-    let Some(endpoint) = sample.endpoints.values().next() else { return Ok(()) };
-    let (here, there) = (&endpoint.container_link, &endpoint.host_link);
-    links.apply(vec![link::make_pair(here, endpoint.mac, there, std::os::fd::AsFd::as_fd(&own), 1500)])?;
+    let Some(leg) = sample.endpoints.values().find_map(|endpoint| endpoint.legs.first()) else { return Ok(()) };
+    let (here, there) = (&leg.container_link, &leg.host_link);
+    links.apply(vec![link::make_pair(here, leg.mac, there, std::os::fd::AsFd::as_fd(&own), 1500)])?;
     let Some(bridge) = links.find(&sample.bridge.name)? else { return Ok(()) };
-    links.apply(link::attach_isolated(there, bridge.index, "skep"))?;
+    links.apply(link::attach(there, bridge.index, true, "skep"))?;
     links.remove(Target::Name(here)).map(drop)
 }
 
@@ -55,13 +55,20 @@ pub(crate) fn open_failed(source: std::io::Error) -> NetworkError {
 /// A picture that uses every kind of rule.
 fn sample() -> NodeNetwork {
     let subnet = Subnet::new(Ipv4Addr::new(172, 18, 0, 0), 16).expect("a valid network");
-    let bridge = GatewayBridge { name: "skep0".into(), subnet, gateway: subnet.gateway(), mtu: 1500 };
+    let bridge = Bridge {
+        name: "skep0".into(),
+        subnet,
+        gateway: subnet.gateway(),
+        mtu: 1500,
+        reach: Reach::Outward,
+        isolated: true,
+    };
     let endpoint = |name: &str, last| Endpoint::derived(name, String::new(), Ipv4Addr::new(172, 18, 0, last));
     let endpoints = vec![endpoint("a", 2), endpoint("b", 3)];
-    let backends = endpoints.iter().map(|endpoint| Backend {
-        container: endpoint.container.clone(),
-        address: endpoint.address,
-        target_port: 80,
+    let backends = endpoints.iter().flat_map(|endpoint| {
+        let backend =
+            |leg: &Leg| Backend { container: endpoint.container.clone(), address: leg.address, target_port: 80 };
+        endpoint.legs.iter().map(backend)
     });
     let port = PublishedPort {
         protocol: Protocol::Tcp,

@@ -60,7 +60,8 @@ impl Network {
             }
             Some(old) => {
                 let diff = NetworkDiff::between(old, &wanted);
-                (ruleset::update(&diff), diff)
+                let is_enough = ruleset::is_same_base(old, &wanted);
+                (if is_enough { ruleset::update(&diff) } else { Some(ruleset::full(&wanted)) }, diff)
             }
         };
         if let Some(transaction) = transaction {
@@ -85,12 +86,13 @@ impl Network {
         if changed.is_empty() {
             return Ok(());
         }
-        let subnet = network.bridge.subnet;
+        let subnets: Vec<_> = network.all_bridges().map(|(_, bridge)| bridge.subnet).collect();
+        let is_ours = |address| subnets.iter().any(|subnet| subnet.contains(address));
         self.forget(|flow| {
             let port = flow.original.destination_port;
             let key = PortKey { protocol: Protocol::Udp, port };
             // A container's own traffic to the same port of some server elsewhere is none of ours.
-            let passing = subnet.contains(flow.original.source) && !subnet.contains(flow.reply.source);
+            let passing = is_ours(flow.original.source) && !is_ours(flow.reply.source);
             let backends = network.published.get(&key).map_or(&[][..], |published| &published.backends);
             let current = backends
                 .iter()

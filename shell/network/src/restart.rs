@@ -6,9 +6,9 @@ use crate::link::{self, Links, Target};
 use crate::network::{AdoptReport, Network, NetworkConfig, PublishReport, RefusedPort};
 use crate::publish::accept;
 use crate::state::State;
-use crate::{endpoint, namespace};
+use crate::{endpoint, namespace, reconcile};
 use skep_dataplane::network::host_link_name;
-use skep_dataplane::{GatewayBridge, Subnet, first_free_subnet};
+use skep_dataplane::{Bridge, Leg, Reach, Subnet, first_free_subnet};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -37,17 +37,28 @@ impl Network {
         {
             let mut ports = self.ports();
             let mut picture = self.picture();
-            for (container, address) in self.state.endpoints()? {
-                let Some(address) = address else { continue };
-                let found = self.derive(&container, address);
-                if namespace::is_pin(Path::new(&found.netns)) && picture.pool.claim(address).is_ok() {
-                    picture.network.endpoints.insert(container, found);
+            for (container, legs) in self.state.endpoints()? {
+                let Some(legs) = legs else { continue };
+                let mut found = self.derive(&container, Ipv4Addr::UNSPECIFIED);
+                found.legs.clear();
+                if !namespace::is_pin(Path::new(&found.netns)) {
+                    continue;
                 }
+                for (bridge, address, link) in legs {
+                    if picture.pools.get_mut(&bridge).is_some_and(|pool| pool.claim(address).is_ok()) {
+                        found.legs.push(Leg::derived(&container, &bridge, address, link));
+                    }
+                }
+                picture.network.endpoints.insert(container, found);
             }
             let endpoints = &picture.network.endpoints;
             let mut published = self.state.published();
             for port in &mut published {
-                port.backends.retain(|b| endpoints.get(&b.container).is_some_and(|found| found.address == b.address));
+                port.backends.retain(|b| {
+                    endpoints
+                        .get(&b.container)
+                        .is_some_and(|found| found.legs.iter().any(|leg| leg.address == b.address))
+                });
             }
             let mut report = PublishReport::default();
             let accepted = accept(published, endpoints, &mut ports, &mut report);
@@ -62,8 +73,7 @@ impl Network {
     /// Removes pins and links of ours that belong to no endpoint, and records of endpoints that are none.
     pub(crate) fn remove_leaks(&self) -> Result<Vec<String>> {
         let picture = self.picture();
-        let wanted =
-            |container: &str| picture.network.endpoints.contains_key(container) || picture.busy.contains(container);
+        let wanted = |container: &str| picture.network.endpoints.contains_key(container) || picture.is_busy(container);
         let mut removed = Vec::new();
         for (container, _) in self.state.endpoints()? {
             if !wanted(&container) {
@@ -83,22 +93,30 @@ impl Network {
             .network
             .endpoints
             .values()
-            .map(|endpoint| endpoint.host_link.clone())
-            .chain(picture.busy.iter().map(|container| host_link_name(container)))
+            .flat_map(|endpoint| endpoint.legs.iter().map(|leg| leg.host_link.clone()))
+            .chain(picture.busy.values().flatten().cloned())
+            .chain(picture.busy.keys().map(|container| host_link_name(container)))
             .collect();
+        let bridges: BTreeSet<String> = picture.network.all_bridges().map(|(_, bridge)| bridge.name.clone()).collect();
         let mut links = self.links();
-        for found in links.all()?.into_iter().filter(|found| endpoint::is_ours(found) && !live.contains(&found.name)) {
+        let is_leak = |found: &link::Link| {
+            (endpoint::is_ours(found) && !live.contains(&found.name))
+                || (reconcile::is_our_bridge(found) && !bridges.contains(&found.name))
+        };
+        for found in links.all()?.into_iter().filter(is_leak) {
             if links.remove(Target::Index(found.index))? {
                 removed.push(found.name);
             }
         }
+        drop((links, picture));
+        self.drop_unused_bridges();
         Ok(removed)
     }
 }
 
 /// The bridge of an earlier run, or a new one with a subnet that nothing here uses, written down before it is made.
-pub(crate) fn choose_bridge(config: &NetworkConfig, state: &State, links: &mut Links) -> Result<GatewayBridge> {
-    let chosen = state.bridge()?;
+pub(crate) fn choose_bridge(config: &NetworkConfig, state: &State, links: &mut Links) -> Result<Bridge> {
+    let chosen = state.bridge()?.map(|bridge| Bridge { isolated: config.isolated, ..bridge });
     let name = chosen.as_ref().map_or(&config.bridge_name, |bridge| &bridge.name).clone();
     let existing = links.find(&name)?;
     if existing.as_ref().is_some_and(|link| link.kind.as_deref() != Some("bridge") || link.group != link::OUR_GROUP) {
@@ -135,7 +153,8 @@ pub(crate) fn choose_bridge(config: &NetworkConfig, state: &State, links: &mut L
             }
         },
     };
-    let bridge = GatewayBridge { name, subnet, gateway: subnet.gateway(), mtu: config.mtu };
+    let (gateway, mtu, isolated) = (subnet.gateway(), config.mtu, config.isolated);
+    let bridge = Bridge { name, subnet, gateway, mtu, reach: Reach::Outward, isolated };
     bridge.validate()?;
     state.set_bridge(&bridge)?;
     Ok(bridge)

@@ -1,15 +1,19 @@
 //! What a restarted daemon cannot read back from the kernel, in the state directory:
 //!
-//! - `network.json`: the gateway bridge, chosen once; written durably.
-//! - `endpoints/ID.json`: the address of each container, written when its endpoint is whole.
+//! - `network.json`: the main bridge, chosen once; written durably.
+//! - `bridges/KEY.json`: the other bridges; written before one is made, removed after it is gone.
+//! - `endpoints/ID.json`: the addresses of each container, written when its endpoint is whole.
 //! - `published.json`: the ports, so that a restart does not interrupt them. Worth nothing after a reboot.
 //!
 //! Every file carries a version and is replaced by a rename.
 
 use crate::error::{NetworkError, Result, Tried};
+use crate::wiring::BridgePlan;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use skep_dataplane::{Backend, GatewayBridge, Protocol, PublishMode, PublishedPort, network::check_container_id};
+use skep_dataplane::{
+    Backend, Bridge, MAIN, Protocol, PublishMode, PublishedPort, Reach, Subnet, network::check_container_id,
+};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
@@ -39,8 +43,36 @@ struct StoredBridge {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredEndpoint {
-    address: Ipv4Addr,
+    /// The address on the main bridge, as the only place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    legs: Vec<StoredLeg>,
 }
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredLeg {
+    bridge: String,
+    address: Ipv4Addr,
+    link: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredPlan {
+    link: String,
+    subnet: String,
+    gateway: Ipv4Addr,
+    mtu: u32,
+    /// `outward`, `node` or `members`.
+    reach: String,
+    isolated: bool,
+    range: Option<String>,
+    reserved: Vec<Ipv4Addr>,
+    transient: bool,
+}
+
+/// Bridge, address and link inside of a container's place.
+pub(crate) type FoundLeg = (String, Ipv4Addr, String);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredPorts {
@@ -57,54 +89,126 @@ struct StoredPort {
 
 impl State {
     pub(crate) fn open(directory: &Path) -> Result<Self> {
-        let endpoints = directory.join("endpoints");
-        fs::create_dir_all(&endpoints).tried(|| format!("create {endpoints:?}"))?;
-        for folder in [directory, &endpoints] {
+        let [endpoints, bridges] = ["endpoints", "bridges"].map(|name| directory.join(name));
+        for folder in [&endpoints, &bridges] {
+            fs::create_dir_all(folder).tried(|| format!("create {folder:?}"))?;
+        }
+        for folder in [directory, &endpoints, &bridges] {
             sweep(folder)?;
         }
         Ok(Self { directory: directory.to_owned() })
     }
 
     /// The bridge chosen earlier.
-    pub(crate) fn bridge(&self) -> Result<Option<GatewayBridge>> {
+    pub(crate) fn bridge(&self) -> Result<Option<Bridge>> {
         let path = self.directory.join("network.json");
         let Some(stored) = read::<StoredBridge>(&path)? else { return Ok(None) };
         let bad = |reason: String| NetworkError::BadState { path: path.clone(), reason };
         let subnet: skep_dataplane::Subnet = stored.subnet.parse().map_err(|error| bad(format!("{error}")))?;
-        let bridge = GatewayBridge { name: stored.bridge, subnet, gateway: subnet.gateway(), mtu: stored.mtu };
+        let (gateway, reach) = (subnet.gateway(), Reach::Outward);
+        let bridge = Bridge { name: stored.bridge, subnet, gateway, mtu: stored.mtu, reach, isolated: true };
         bridge.validate().map_err(|error| bad(error.to_string()))?;
         Ok(Some(bridge))
     }
 
-    pub(crate) fn set_bridge(&self, bridge: &GatewayBridge) -> Result<()> {
+    pub(crate) fn set_bridge(&self, bridge: &Bridge) -> Result<()> {
         let stored = StoredBridge { bridge: bridge.name.clone(), subnet: bridge.subnet.to_string(), mtu: bridge.mtu };
         write(&self.directory.join("network.json"), stored, true)
     }
 
-    /// Every container that was given an address, with it. A record that cannot be read is left out: the container
-    /// counts as one without a network.
-    pub(crate) fn endpoints(&self) -> Result<Vec<(String, Option<Ipv4Addr>)>> {
-        let directory = self.directory.join("endpoints");
+    /// The bridges beside the main one. A record that cannot be read is left out: its bridge counts as a leak.
+    pub(crate) fn extra_bridges(&self) -> Result<Vec<BridgePlan>> {
+        let mut found = Vec::new();
+        for (key, path) in self.records("bridges")? {
+            match read::<StoredPlan>(&path).map(|stored| stored.and_then(|stored| restore_plan(&key, stored))) {
+                Ok(Some(plan)) => found.push(plan),
+                Ok(None) => tracing::warn!(bridge = key, "ignoring the record of a bridge that makes no sense"),
+                Err(error) => tracing::warn!(%error, bridge = key, "ignoring an unreadable record of a bridge"),
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn set_extra_bridge(&self, plan: &BridgePlan) -> Result<()> {
+        let bridge = &plan.bridge;
+        let reach = match bridge.reach {
+            Reach::Outward => "outward",
+            Reach::Node => "node",
+            Reach::Members => "members",
+        };
+        let stored = StoredPlan {
+            link: bridge.name.clone(),
+            subnet: bridge.subnet.to_string(),
+            gateway: bridge.gateway,
+            mtu: bridge.mtu,
+            reach: reach.to_owned(),
+            isolated: bridge.isolated,
+            range: plan.range.map(|range| range.to_string()),
+            reserved: plan.reserved.clone(),
+            transient: plan.transient,
+        };
+        write(&self.bridge_path(&plan.key), stored, true)
+    }
+
+    pub(crate) fn remove_bridge(&self, key: &str) -> Result<()> {
+        remove(&self.bridge_path(key))
+    }
+
+    fn bridge_path(&self, key: &str) -> PathBuf {
+        self.directory.join("bridges").join(format!("{key}.json"))
+    }
+
+    /// Names and paths of the records in a folder.
+    fn records(&self, folder: &str) -> Result<Vec<(String, PathBuf)>> {
+        let directory = self.directory.join(folder);
         let mut found = Vec::new();
         for entry in fs::read_dir(&directory).tried(|| format!("read {directory:?}"))? {
             let path = entry.tried(|| format!("read {directory:?}"))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
-            let Some(container) = name.filter(|name| check_container_id(name).is_ok()) else { continue };
-            let address = match read::<StoredEndpoint>(&path) {
-                Ok(stored) => stored.map(|stored| stored.address),
-                Err(error) => {
-                    tracing::warn!(%error, container.id = container, "ignoring an unreadable address record");
-                    None
-                }
-            };
-            found.push((container.to_owned(), address));
+            if let Some(name) = name.filter(|name| check_container_id(name).is_ok()) {
+                found.push((name.to_owned(), path));
+            }
         }
         found.sort();
         Ok(found)
     }
 
-    pub(crate) fn set_endpoint(&self, container: &str, address: Ipv4Addr) -> Result<()> {
-        write(&self.endpoint_path(container), StoredEndpoint { address }, false)
+    /// Every container that was given a network, with its places. A record that cannot be read is left out: the container
+    /// counts as one without a network.
+    pub(crate) fn endpoints(&self) -> Result<Vec<(String, Option<Vec<FoundLeg>>)>> {
+        let mut found = Vec::new();
+        for (container, path) in self.records("endpoints")? {
+            let legs = match read::<StoredEndpoint>(&path) {
+                Ok(stored) => stored.map(|stored| {
+                    let main = stored.address.map(|address| (MAIN.to_owned(), address, "eth0".to_owned()));
+                    let others = stored.legs.into_iter().map(|leg| (leg.bridge, leg.address, leg.link));
+                    main.into_iter().chain(others).collect()
+                }),
+                Err(error) => {
+                    tracing::warn!(%error, container.id = container, "ignoring an unreadable address record");
+                    None
+                }
+            };
+            found.push((container, legs));
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn set_endpoint(&self, endpoint: &skep_dataplane::Endpoint) -> Result<()> {
+        let stored = match endpoint.legs.as_slice() {
+            [only] if only.bridge == MAIN && only.container_link == "eth0" => {
+                StoredEndpoint { address: Some(only.address), legs: Vec::new() }
+            }
+            legs => {
+                let leg = |leg: &skep_dataplane::Leg| StoredLeg {
+                    bridge: leg.bridge.clone(),
+                    address: leg.address,
+                    link: leg.container_link.clone(),
+                };
+                StoredEndpoint { address: None, legs: legs.iter().map(leg).collect() }
+            }
+        };
+        write(&self.endpoint_path(&endpoint.container), stored, false)
     }
 
     pub(crate) fn remove_endpoint(&self, container: &str) -> Result<()> {
@@ -134,7 +238,10 @@ impl State {
         for name in ["published.json", "network.json"] {
             remove(&self.directory.join(name))?;
         }
-        for directory in [self.directory.join("endpoints"), self.directory.clone()] {
+        for (key, _) in self.records("bridges")? {
+            self.remove_bridge(&key)?;
+        }
+        for directory in [self.directory.join("endpoints"), self.directory.join("bridges"), self.directory.clone()] {
             if let Err(error) = fs::remove_dir(&directory) {
                 tracing::debug!(%error, ?directory, "left a state directory behind");
             }
@@ -145,6 +252,21 @@ impl State {
     fn endpoint_path(&self, container: &str) -> PathBuf {
         self.directory.join("endpoints").join(format!("{container}.json"))
     }
+}
+
+fn restore_plan(key: &str, stored: StoredPlan) -> Option<BridgePlan> {
+    let reach = match stored.reach.as_str() {
+        "outward" => Reach::Outward,
+        "node" => Reach::Node,
+        "members" => Reach::Members,
+        _ => return None,
+    };
+    let subnet: Subnet = stored.subnet.parse().ok()?;
+    let (name, gateway, mtu, isolated) = (stored.link, stored.gateway, stored.mtu, stored.isolated);
+    let bridge = Bridge { name, subnet, gateway, mtu, reach, isolated };
+    bridge.validate().ok()?;
+    let range = stored.range.and_then(|range| range.parse().ok());
+    Some(BridgePlan { key: key.to_owned(), bridge, range, reserved: stored.reserved, transient: stored.transient })
 }
 
 fn store(port: &PublishedPort) -> StoredPort {
@@ -234,12 +356,28 @@ mod tests {
         let state = State::open(directory.path()).unwrap();
         assert_eq!(state.bridge().unwrap(), None);
         let subnet: skep_dataplane::Subnet = "172.20.0.0/16".parse().unwrap();
-        let bridge = GatewayBridge { name: "skep0".into(), subnet, gateway: subnet.gateway(), mtu: 1450 };
+        let (gateway, reach) = (subnet.gateway(), Reach::Outward);
+        let bridge = Bridge { name: "skep0".into(), subnet, gateway, mtu: 1450, reach, isolated: true };
         state.set_bridge(&bridge).unwrap();
-        assert_eq!(state.bridge().unwrap(), Some(bridge));
+        assert_eq!(state.bridge().unwrap(), Some(bridge.clone()));
+        let plan = BridgePlan {
+            key: "n1".into(),
+            bridge: Bridge { name: "br-n1".into(), reach: Reach::Members, isolated: false, ..bridge },
+            range: Some("172.20.1.0/24".parse().unwrap()),
+            reserved: vec![Ipv4Addr::new(172, 20, 1, 9)],
+            transient: true,
+        };
+        state.set_extra_bridge(&plan).unwrap();
+        assert_eq!(state.extra_bridges().unwrap(), [plan]);
         let address = Ipv4Addr::new(172, 20, 0, 2);
-        state.set_endpoint("web.1", address).unwrap();
-        assert_eq!(state.endpoints().unwrap(), [("web.1".to_owned(), Some(address))]);
+        let mut endpoint = skep_dataplane::Endpoint::derived("web.1", String::new(), address);
+        state.set_endpoint(&endpoint).unwrap();
+        let main = || (MAIN.to_owned(), address, "eth0".to_owned());
+        assert_eq!(state.endpoints().unwrap(), [("web.1".to_owned(), Some(vec![main()]))]);
+        endpoint.legs.push(skep_dataplane::Leg::derived("web.1", "n1", Ipv4Addr::new(172, 20, 1, 3), "eth1".into()));
+        state.set_endpoint(&endpoint).unwrap();
+        let other = ("n1".to_owned(), Ipv4Addr::new(172, 20, 1, 3), "eth1".to_owned());
+        assert_eq!(state.endpoints().unwrap(), [("web.1".to_owned(), Some(vec![main(), other]))]);
         let backends = vec![Backend { container: "web.1".into(), address, target_port: 80 }];
         let port = PublishedPort { protocol: Protocol::Udp, port: 53, mode: PublishMode::Host, backends };
         state.set_published([&port].into_iter()).unwrap();

@@ -76,12 +76,11 @@ impl Engine for skep_engine::Engine {
     }
 
     fn containers(&self) -> Vec<ContainerInspect> {
-        let network = self.network().bridge().name;
-        self.list().iter().map(|view| inspect::container(view, &network)).collect()
+        self.list().iter().map(inspect::container).collect()
     }
 
     fn container(&self, name: &str) -> Result<ContainerInspect, EngineError> {
-        Ok(inspect::container(&self.inspect(name)?, &self.network().bridge().name))
+        Ok(inspect::container(&self.inspect(name)?))
     }
 
     async fn kill(&self, name: &str, signal: &str) -> Result<(), EngineError> {

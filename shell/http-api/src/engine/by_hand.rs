@@ -2,6 +2,7 @@
 
 mod host;
 mod limits;
+mod networks;
 mod ports;
 mod storage;
 mod wanted;

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use skep_api_types::{
-    ContainerConfig, ContainerHealth, ContainerInspect, ContainerState, Empty, EndpointSettings, GraphDriver,
-    HealthCheckResult, HealthConfig, HostConfig, HostRestartPolicy, ImageConfig, ImageHistory, ImageInspect,
-    ImageMetadata, LogConfig, MountPoint, NetworkSettings, PortBinding, RootFs, Timestamp, Ulimit,
+    ContainerConfig, ContainerHealth, ContainerInspect, ContainerState, Empty, EndpointIpamConfig, EndpointSettings,
+    GraphDriver, HealthCheckResult, HealthConfig, HostConfig, HostRestartPolicy, ImageConfig, ImageHistory,
+    ImageInspect, ImageMetadata, LogConfig, MountPoint, NetworkSettings, PortBinding, RootFs, Timestamp, Ulimit,
 };
-use skep_engine::{ContainerView, Image, PortRecord, Record, RootFs as RootFileSystem};
+use skep_engine::{
+    ContainerView, Image, MAIN, NetworkRecord, PortRecord, Record, RootFs as RootFileSystem, predefined_id,
+};
 
 /// Docker's default for `/proc` and `/sys` in a container.
 const MASKED: [&str; 11] = [
@@ -42,14 +44,8 @@ fn path(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// 64 hexadecimal digits that stand for a network of this machine: its name, in digits, repeated.
-pub(super) fn network_id(name: &str) -> String {
-    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
-    digits.chars().cycle().take(64).collect()
-}
-
 /// The whole of `docker container inspect`.
-pub(super) fn container(view: &ContainerView, network: &str) -> ContainerInspect {
+pub(super) fn container(view: &ContainerView) -> ContainerInspect {
     let record = &*view.record;
     let mut words = record.config.args.iter();
     let [hosts, hostname, resolv_conf] = &view.etc;
@@ -86,7 +82,7 @@ pub(super) fn container(view: &ContainerView, network: &str) -> ContainerInspect
             })
             .collect(),
         config: config(record),
-        network_settings: network_settings(view, network),
+        network_settings: network_settings(view),
         ..ContainerInspect::default()
     }
 }
@@ -244,7 +240,7 @@ fn effective_host_config(view: &ContainerView) -> HostConfig {
         bindings(&record.ports).into_iter().filter_map(|(port, at)| Some((port, at?))).collect();
     HostConfig {
         log_config: LogConfig { r#type: record.log_driver.clone(), config: record.log_options.clone() },
-        network_mode: "default".to_owned(),
+        network_mode: network_mode(record),
         port_bindings: Some(bindings),
         restart_policy: HostRestartPolicy::default(),
         cap_add: given(&config.cap_add),
@@ -309,27 +305,72 @@ fn graph_driver(record: &Record) -> GraphDriver {
     GraphDriver { data, name: "overlay2".to_owned() }
 }
 
-fn network_settings(view: &ContainerView, network: &str) -> NetworkSettings {
+/// What is shown of a network that a container is on. Without an endpoint it has no addresses there.
+fn endpoint_settings(view: &ContainerView, network: &NetworkRecord) -> EndpointSettings {
+    let key = if network.id == predefined_id("bridge") { MAIN } else { network.id.as_str() };
+    let leg = view.endpoint.as_ref().and_then(|endpoint| endpoint.legs.iter().find(|leg| leg.bridge == key));
+    let is_user_defined = !["bridge", "host", "none"].contains(&network.name.as_str());
+    let address = network.address.split('/').next().unwrap_or_default();
+    let asked = !address.is_empty() && network.driver != "overlay";
+    let mut settings = EndpointSettings {
+        network_id: network.id.clone(),
+        aliases: (is_user_defined && !network.aliases.is_empty()).then(|| network.aliases.clone()),
+        ipam_config: (asked || network.driver == "overlay")
+            .then(|| EndpointIpamConfig { ipv4_address: address.to_owned(), ..EndpointIpamConfig::default() }),
+        ..EndpointSettings::default()
+    };
+    if let Some(leg) = leg {
+        settings.endpoint_id.clone_from(&view.record.id);
+        settings.gateway = leg.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
+        settings.ip_address = leg.address.to_string();
+        settings.ip_prefix_len = leg.prefix;
+        settings.mac_address = leg.mac.to_string();
+    } else if view.state.is_running() && matches!(network.driver.as_str(), "host" | "null") {
+        settings.endpoint_id.clone_from(&view.record.id);
+    }
+    settings
+}
+
+/// A container's networks, those that go without saying included.
+pub(super) fn networks(record: &Record) -> Vec<NetworkRecord> {
+    match record.network_mode.as_str() {
+        mode @ ("host" | "none") => vec![NetworkRecord::of_the_machine(mode)],
+        "" if record.networks.is_empty() => vec![NetworkRecord::of_the_machine("bridge")],
+        "" => record.networks.clone(),
+        _ => Vec::new(),
+    }
+}
+
+/// As `HostConfig.NetworkMode` shows it.
+fn network_mode(record: &Record) -> String {
+    match (record.network_mode.as_str(), record.networks.first()) {
+        ("", None) => "default".to_owned(),
+        ("", Some(network)) if record.task.is_some() => match network.driver.as_str() {
+            "host" => "host".to_owned(),
+            _ => "default".to_owned(),
+        },
+        ("", Some(network)) => network.name.clone(),
+        (mode, _) => mode.to_owned(),
+    }
+}
+
+fn network_settings(view: &ContainerView) -> NetworkSettings {
     let mut settings = NetworkSettings { ports: bindings(&view.ports), ..NetworkSettings::default() };
     if let Some(endpoint) = &view.endpoint {
-        let id = view.record.id.clone();
-        settings.sandbox_id = id.clone();
+        settings.sandbox_id.clone_from(&view.record.id);
         settings.sandbox_key = path(&endpoint.netns_path);
-        let endpoint = EndpointSettings {
-            network_id: network_id(network),
-            endpoint_id: id,
-            gateway: endpoint.gateway.to_string(),
-            ip_address: endpoint.address.to_string(),
-            ip_prefix_len: endpoint.prefix,
-            mac_address: endpoint.mac.to_string(),
-            ..EndpointSettings::default()
-        };
-        settings.gateway = endpoint.gateway.clone();
-        settings.ip_address = endpoint.ip_address.clone();
-        settings.ip_prefix_len = endpoint.ip_prefix_len;
-        settings.mac_address = endpoint.mac_address.clone();
-        settings.endpoint_id = endpoint.endpoint_id.clone();
-        settings.networks.insert(network.to_owned(), endpoint);
+    }
+    for network in networks(&view.record) {
+        let endpoint = endpoint_settings(view, &network);
+        if network.name == "bridge" {
+            // The old places of these fields speak of the machine's own bridge alone.
+            settings.gateway.clone_from(&endpoint.gateway);
+            settings.ip_address.clone_from(&endpoint.ip_address);
+            settings.ip_prefix_len = endpoint.ip_prefix_len;
+            settings.mac_address.clone_from(&endpoint.mac_address);
+            settings.endpoint_id.clone_from(&endpoint.endpoint_id);
+        }
+        settings.networks.insert(network.name, endpoint);
     }
     settings
 }

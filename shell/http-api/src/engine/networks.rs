@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
-use skep_api_types::{EndpointResource, Ipam, IpamConfig, NetworkResource};
+use skep_api_types::{EndpointResource, Ipam, IpamConfig, NetworkResource, Timestamp};
+use skep_engine::{Bridge, GATEWAY_NETWORK, LocalNetwork, MAIN, NetworkRecord, NewNetwork, predefined_id};
 
-use super::{EngineError, ErrorKind, inspect};
+use super::{EngineError, inspect};
 
 /// Networks of this machine. Networks are named by their ids.
 #[async_trait]
@@ -43,60 +44,158 @@ pub struct EndpointWish {
     pub aliases: Vec<String>,
 }
 
-fn unsupported(what: &str) -> EngineError {
-    EngineError::new(ErrorKind::Unsupported, format!("{what} is not supported by this version of skep"))
+/// A network as it is shown; who is on it is added.
+fn resource(name: &str, id: String, driver: &str, subnet: Option<IpamConfig>) -> NetworkResource {
+    NetworkResource {
+        name: name.to_owned(),
+        id,
+        scope: "local".to_owned(),
+        driver: driver.to_owned(),
+        enable_ipv4: Some(true),
+        ipam: Ipam { driver: "default".to_owned(), options: None, config: Some(subnet.into_iter().collect()) },
+        containers: Some(BTreeMap::new()),
+        options: Some(BTreeMap::new()),
+        labels: Some(BTreeMap::new()),
+        ..NetworkResource::default()
+    }
+}
+
+fn bridge_subnet(bridge: &Bridge) -> Option<IpamConfig> {
+    let (subnet, gateway) = (bridge.subnet.to_string(), bridge.gateway.to_string());
+    Some(IpamConfig { subnet, gateway, ..IpamConfig::default() })
+}
+
+fn options(given: &[(&str, String)]) -> Option<BTreeMap<String, String>> {
+    Some(given.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+}
+
+fn local(network: &LocalNetwork) -> NetworkResource {
+    let subnet = IpamConfig {
+        subnet: network.subnet.clone(),
+        ip_range: network.range.clone(),
+        gateway: network.gateway.to_string(),
+        auxiliary_addresses: network.reserved.iter().map(|(name, at)| (name.clone(), at.to_string())).collect(),
+    };
+    let mut shown = resource(&network.name, network.id.clone(), "bridge", Some(subnet));
+    shown.created = Timestamp::parse(&network.created_at).unwrap_or_default();
+    shown.ipam.options = Some(BTreeMap::new());
+    shown.internal = network.internal;
+    shown.attachable = network.attachable;
+    shown.options = Some(network.options.clone());
+    shown.labels = Some(network.labels.clone());
+    shown
+}
+
+/// What every machine has, with the gateway bridge while containers are on it.
+fn of_the_machine(bridges: &[(String, Bridge)]) -> Vec<NetworkResource> {
+    let mut all = Vec::new();
+    let main = bridges.iter().find(|(key, _)| key == MAIN).map(|(_, bridge)| bridge);
+    let mut bridge = resource("bridge", predefined_id("bridge"), "bridge", main.and_then(bridge_subnet));
+    if let Some(main) = main {
+        bridge.options = options(&[
+            ("com.docker.network.bridge.default_bridge", "true".to_owned()),
+            ("com.docker.network.bridge.enable_icc", "true".to_owned()),
+            ("com.docker.network.bridge.enable_ip_masquerade", "true".to_owned()),
+            ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0".to_owned()),
+            ("com.docker.network.bridge.name", main.name.clone()),
+            ("com.docker.network.driver.mtu", main.mtu.to_string()),
+        ]);
+    }
+    all.push(bridge);
+    all.push(resource("host", predefined_id("host"), "host", None));
+    all.push(resource("none", predefined_id("none"), "null", None));
+    if let Some((_, gateway)) = bridges.iter().find(|(key, _)| key == GATEWAY_NETWORK) {
+        let id = predefined_id(GATEWAY_NETWORK);
+        let mut shown = resource(GATEWAY_NETWORK, id, "bridge", bridge_subnet(gateway));
+        shown.options = options(&[
+            ("com.docker.network.bridge.enable_icc", "false".to_owned()),
+            ("com.docker.network.bridge.enable_ip_masquerade", "true".to_owned()),
+            ("com.docker.network.bridge.name", gateway.name.clone()),
+        ]);
+        all.push(shown);
+    }
+    all
+}
+
+/// The network whose bridge this is.
+fn network_of(key: &str) -> String {
+    match key {
+        MAIN => predefined_id("bridge"),
+        GATEWAY_NETWORK => predefined_id(GATEWAY_NETWORK),
+        id => id.to_owned(),
+    }
 }
 
 #[async_trait]
 impl Networks for skep_engine::Engine {
     fn networks(&self) -> Vec<NetworkResource> {
-        let bridge = self.network().bridge();
-        let endpoints = self.list().into_iter().filter_map(|view| {
-            let endpoint = view.endpoint.as_ref()?;
-            let id = view.record.id.clone();
-            Some((
-                id.clone(),
-                EndpointResource {
+        let bridges = self.network().bridges();
+        let mut all = of_the_machine(&bridges);
+        all.extend(self.local_networks().iter().map(|network| local(network)));
+        // Overlays of the swarm, as far as they are here; the rest is known to the cluster.
+        let known: Vec<String> = all.iter().map(|network| network.id.clone()).collect();
+        let overlays = bridges.iter().filter(|(key, _)| !known.contains(&network_of(key)));
+        all.extend(overlays.map(|(key, bridge)| {
+            let mut shown = resource(key, key.clone(), "overlay", bridge_subnet(bridge));
+            "swarm".clone_into(&mut shown.scope);
+            shown
+        }));
+        for view in self.list() {
+            let id = &view.record.id;
+            let mut put = |network: &str, address: String, mac: String| {
+                let Some(shown) = all.iter_mut().find(|shown| shown.id == network) else { return };
+                let on = EndpointResource {
                     name: view.record.name.clone(),
-                    endpoint_id: id,
-                    mac_address: endpoint.mac.to_string(),
-                    ipv4_address: format!("{}/{}", endpoint.address, endpoint.prefix),
+                    endpoint_id: id.clone(),
+                    mac_address: mac,
+                    ipv4_address: address,
                     ipv6_address: String::new(),
-                },
-            ))
-        });
-        let subnet = IpamConfig {
-            subnet: bridge.subnet.to_string(),
-            gateway: bridge.gateway.to_string(),
-            ..IpamConfig::default()
+                };
+                shown.containers.get_or_insert_default().insert(id.clone(), on);
+            };
+            for leg in view.endpoint.iter().flat_map(|endpoint| &endpoint.legs) {
+                put(&network_of(&leg.bridge), format!("{}/{}", leg.address, leg.prefix), leg.mac.to_string());
+            }
+            if view.state.is_running() {
+                for network in inspect::networks(&view.record) {
+                    if matches!(network.driver.as_str(), "host" | "null") {
+                        put(&network.id, String::new(), String::new());
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    async fn create_network(&self, wish: NetworkWish) -> Result<String, EngineError> {
+        let new = NewNetwork {
+            name: wish.name,
+            labels: wish.labels,
+            options: wish.options,
+            subnet: wish.ipam.subnet,
+            range: wish.ipam.ip_range,
+            gateway: wish.ipam.gateway,
+            reserved: wish.ipam.auxiliary_addresses,
+            internal: wish.internal,
+            attachable: wish.attachable,
         };
-        vec![NetworkResource {
-            id: inspect::network_id(&bridge.name),
-            scope: "local".to_owned(),
-            driver: "bridge".to_owned(),
-            enable_ipv4: Some(true),
-            ipam: Ipam { driver: "default".to_owned(), options: None, config: Some(vec![subnet]) },
-            containers: Some(endpoints.collect()),
-            options: Some([("com.docker.network.driver.mtu".to_owned(), bridge.mtu.to_string())].into()),
-            labels: Some([].into()),
-            name: bridge.name,
-            ..NetworkResource::default()
-        }]
+        Ok(skep_engine::Engine::create_network(self, new).await?)
     }
 
-    async fn create_network(&self, _wish: NetworkWish) -> Result<String, EngineError> {
-        Err(unsupported("creating a network of this machine"))
+    async fn remove_network(&self, network: &str) -> Result<(), EngineError> {
+        Ok(skep_engine::Engine::remove_network(self, network).await?)
     }
 
-    async fn remove_network(&self, _network: &str) -> Result<(), EngineError> {
-        Err(unsupported("removing a network of this machine"))
+    async fn connect(&self, network: &str, container: &str, wish: EndpointWish) -> Result<(), EngineError> {
+        let record = NetworkRecord {
+            address: wish.address.map(|address| address.to_string()).unwrap_or_default(),
+            aliases: wish.aliases,
+            ..NetworkRecord::default()
+        };
+        Ok(skep_engine::Engine::connect(self, network, container, record).await?)
     }
 
-    async fn connect(&self, _network: &str, _container: &str, _wish: EndpointWish) -> Result<(), EngineError> {
-        Err(unsupported("connecting a container to a network by hand"))
-    }
-
-    async fn disconnect(&self, _network: &str, _container: &str, _force: bool) -> Result<(), EngineError> {
-        Err(unsupported("disconnecting a container from a network by hand"))
+    async fn disconnect(&self, network: &str, container: &str, force: bool) -> Result<(), EngineError> {
+        Ok(skep_engine::Engine::disconnect(self, network, container, force).await?)
     }
 }

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use skep_api_types::{ContainerConfig, ContainerCreate, EndpointSettings, HealthConfig, HostConfig};
+use skep_api_types::{ContainerConfig, ContainerCreate, HealthConfig, HostConfig};
 use skep_engine::{Asked, More, RestartPolicy, Wanted};
 use skep_model::{ContainerSpec, DnsConfig, Driver, Privileges, SeccompMode, Ulimit};
 
 use super::host::Modes;
-use super::{host, limits, ports, storage};
+use super::{host, limits, networks, ports, storage};
 use crate::engine::{EngineError, ErrorKind};
 
 /// What a creation must know of the machine.
@@ -57,9 +57,7 @@ pub(super) fn wanted(
     check(&config)?;
     host::refuse_other_systems(&host)?;
     let modes = Modes::parse(&host, &config)?;
-    for (network, endpoint) in &networking.endpoints_config {
-        check_endpoint(network, endpoint)?;
-    }
+    let (network_mode, networks) = networks::networks(&host.network_mode, &networking.endpoints_config)?;
     let restart = RestartPolicy::parse(&host.restart_policy.name, host.restart_policy.maximum_retry_count)?;
     if host.auto_remove && restart.kind != skep_engine::RestartKind::No {
         return invalid("can't create 'AutoRemove' container with restart policy");
@@ -100,6 +98,8 @@ pub(super) fn wanted(
         log_driver,
         ports,
         more,
+        networks,
+        network_mode,
         spec: spec(config, host, machine)?,
         ..Wanted::default()
     };
@@ -120,25 +120,6 @@ fn check(config: &ContainerConfig) -> Result<(), EngineError> {
     refuse(&[
         (config.network_disabled, "NetworkDisabled (use --network none)"),
         (!config.mac_address.is_empty(), "a MAC address (--mac-address)"),
-    ])
-}
-
-fn check_endpoint(network: &str, endpoint: &EndpointSettings) -> Result<(), EngineError> {
-    let is_default = matches!(network, "" | "default" | "bridge" | "host" | "none");
-    let ipam = endpoint.ipam_config.as_ref();
-    let address = ipam.is_some_and(|ipam| !(ipam.ipv4_address.is_empty() && ipam.ipv6_address.is_empty()));
-    if is_default && endpoint.aliases.iter().flatten().next().is_some() {
-        return invalid("network-scoped alias is supported only for containers in user defined networks");
-    }
-    if is_default && address {
-        return invalid("user specified IP address is supported on user defined networks only");
-    }
-    refuse(&[
-        (address, "a given IP address (--ip, --ip6)"),
-        (ipam.is_some_and(|ipam| !ipam.link_local_ips.is_empty()), "link-local addresses (--link-local-ip)"),
-        (endpoint.links.iter().flatten().next().is_some(), "links (--link): use a user-defined network"),
-        (!endpoint.mac_address.is_empty(), "a MAC address (--mac-address)"),
-        (endpoint.driver_opts.as_ref().is_some_and(|options| !options.is_empty()), "options of a network's driver"),
     ])
 }
 
