@@ -19,9 +19,7 @@ use std::sync::Arc;
 use skep_agent::Assignment;
 use skep_image::Image;
 use skep_model::TaskId;
-use skep_oci::{
-    BindPropagation, Bundle, ExitRecord, MemoryFiles, Mount, RootFs, ShimLaunch, StartError, Status,
-};
+use skep_oci::{BindPropagation, Bundle, ExitRecord, MemoryFiles, Mount, RootFs, ShimLaunch, StartError, Status};
 use tokio_util::sync::CancellationToken;
 
 use crate::blueprint::{Site, Wanted, check_sources, draw, files};

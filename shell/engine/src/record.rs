@@ -372,12 +372,9 @@ mod tests {
             health: None,
             config,
             by_hand: None,
-<<<<<<< HEAD
             files: Vec::new(),
-=======
             networks: Vec::new(),
             network_mode: String::new(),
->>>>>>> 3ce59c2 (dataplane, network, engine, http-api: several bridges, and containers on any of them)
         }
     }
 
