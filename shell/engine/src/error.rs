@@ -11,6 +11,8 @@ pub enum ErrorClass {
     NotFound,
     /// The request contradicts the state of the thing (409).
     Conflict,
+    /// It is not allowed, here or at a registry (403).
+    Forbidden,
     /// The input is wrong (400).
     Invalid,
     /// A registry does not know who asks (401).
