@@ -63,7 +63,7 @@ impl Blueprint {
     /// What a service is updated to: half of them use a secret.
     fn next(&self) -> AService {
         let next = a_service(self.second).spec(|spec| spec.task.force_update = self.number);
-        if self.number % 2 == 0 { next } else { next.secret(self.first) }
+        if self.number.is_multiple_of(2) { next } else { next.secret(self.first) }
     }
 
     fn group(&self, state: &State) -> AtomicGroup {

@@ -77,7 +77,15 @@ impl Rig {
             Slot::Number(number) => node_id(if number % 2 == 0 { "two" } else { "one" }),
         };
         let expect = task.attachment.version;
-        let attach = Change::Attach { task: task.id, expect, done: true, ports: Vec::new(), reason: None };
+        let attach = Change::Attach {
+            task: task.id,
+            expect,
+            done: true,
+            ports: Vec::new(),
+            networks: Vec::new(),
+            virtual_ips: Vec::new(),
+            reason: None,
+        };
         let place = Change::Place { task: task.id, expect: task.placed.version, node: Some(node), reason: None };
         self.world.must_commit(vec![attach.into(), place.into()]);
     }
