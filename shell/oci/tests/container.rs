@@ -331,7 +331,7 @@ fn mounts_are_made() {
             source: source.path().to_owned(),
             target: target.into(),
             read_only,
-            propagation: skep_oci::BindPropagation::Rslave,
+            propagation: skep_oci::BindPropagation::Private,
             non_recursive: false,
             writable_below: false,
         };
