@@ -140,7 +140,8 @@ fn images_go_to_a_registry_and_services_run_from_there() {
         "{missing}"
     );
 
-    // The client pins the digest, and the image that is here serves.
+    // The client pins the digest, and the node pulls with what the client knows of the registry.
+    let _ = daemon.docker(&["rmi", "-f", &id]).ok();
     let create = ["service", "create", "-d", "--with-registry-auth", "--stop-signal", "SIGKILL"];
     let sleep = ["sleep", "100000"];
     let _ = daemon.docker(&[&create[..], &["--name", "pinned", name], &sleep].concat()).ok();
@@ -148,6 +149,8 @@ fn images_go_to_a_registry_and_services_run_from_there() {
         daemon.docker(&["service", "inspect", "pinned", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}"]);
     assert_eq!(image.ok(), format!("{name}@{digest}"));
     daemon.wait_running("pinned", 1, SOON);
+    assert_eq!(id_of(&daemon, &pinned), id);
+    let _ = daemon.docker(&["pull", "-q", name]).ok();
 
     // Not at the registry, not here.
     let nowhere = &format!("{HERE}/app:nowhere");
