@@ -133,6 +133,13 @@ pub(crate) async fn inspect(
     let known = Known::look(&api).await?;
     let scope = query.get("scope").unwrap_or_default();
     let missing = || ApiError::not_found(format!("network {name} not found"));
+    if scope == "swarm"
+        && let Some(picture) = picture(&api).await?
+        && let Some(own) = picture.network_by_name(&name).filter(|network| network.is_predefined())
+    {
+        // So the client asks before it names a node's own network for a service.
+        return Ok(ok(&NetworkResource::of_swarm(own)));
+    }
     match known.find(&name) {
         Ok(network) if scope.is_empty() || scope == network.scope => Ok(ok(network)),
         Ok(_) => Err(missing()),
