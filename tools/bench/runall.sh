@@ -16,16 +16,19 @@ ALL=(footprint-tasks container-start exec-rate deploy-latency heal-latency scale
      api-write-rate api-read-rate load-host-fixed load-host-dynamic load-dnsrr load-ingress footprint-services)
 [ $# -gt 0 ] && ALL=("$@")
 for m in "${ALL[@]}"; do
+  x=()
   case $m in
     footprint-tasks)    a=(footprint --phase tasks) ;;
     footprint-services) a=(footprint --phase services) ;;
     load-*)             a=(update-under-load --mode "${m#load-}") ;;
     api-write-services) a=(api-write-rate --kind services) ;;
+    rolling-quick)      x=(--runs 1) a=(rolling-update) ;;
+    load-quick)         x=(--runs 1) a=(update-under-load --mode ingress) ;;
     deploy-quick)       a=(deploy-latency --replicas 1,10,50) ;;
     footprint-quick)    a=(footprint --phase tasks --replicas 1,50 --rest 2) ;;
     *)                  a=("$m") ;;
   esac
   t=$(date +%s)
-  "${B[@]}" "${a[@]}" >"$OUT/$m.json" 2>"$OUT/$m.err"
+  "${B[@]}" "${x[@]}" "${a[@]}" >"$OUT/$m.json" 2>"$OUT/$m.err"
   echo "$m rc=$? $(( $(date +%s) - t ))s load $(cut -d' ' -f1 /proc/loadavg) $(tail -1 "$OUT/$m.err" | cut -c1-200)"
 done
