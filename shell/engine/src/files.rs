@@ -91,7 +91,11 @@ impl Engine {
             let pack = move |root: &Root| {
                 let stat = match root.stat(&path) {
                     Ok(stat) => stat,
-                    Err(error) => return Ok(drop(found.send(Err(missing(error))))),
+                    Err(error) => {
+                        // Who does not wait any more does not want to know.
+                        let _ = found.send(Err(missing(error)));
+                        return Ok(());
+                    }
                 };
                 if found.send(Ok(stat)).is_ok() {
                     finish(&sender, |out| Packer::new(out).path(root, &path));

@@ -170,7 +170,11 @@ impl Inner {
             }
             self.watch(container);
         }
-        if let Err(error) = self.blocking(|inner| Ok(inner.adopt_storage())).await {
+        let adopting = |inner: &Self| {
+            inner.adopt_storage();
+            Ok(())
+        };
+        if let Err(error) = self.blocking(adopting).await {
             tracing::error!(error = error.full_text(), "cannot take over the volumes of containers");
         }
         // What fails now is tried again with the network's next check.

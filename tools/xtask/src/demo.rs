@@ -164,15 +164,18 @@ impl Demo {
         println!("  Container {victim} was killed; its replacement ran {} ms later.", begin.elapsed().as_millis());
         self.show(&["service", "ps", "web"])?;
 
-        println!("\n6. Scaling up to 5, then down to 2.");
-        for count in [5, 2] {
+        println!("\n6. Scaling up to 5, then down to 3.");
+        for count in [5, 3] {
             self.show(&["service", "scale", &format!("web={count}")])?;
             let took = self.wait("the scale", || self.running().len() == count)?;
             println!("  {count} containers run, after {} ms.", took.as_millis());
         }
         self.show(&["service", "ls"])?;
 
-        println!("\n7. Removing the service: nothing is left.");
+        println!("\n7. A new version, under requests: no request may fail.");
+        self.update_under_load()?;
+
+        println!("\n8. Removing the service: nothing is left.");
         self.show(&["service", "rm", "web"])?;
         self.wait("the containers to go", || self.skep(&["ps", "--all", "--quiet"]).is_ok_and(|list| list.is_empty()))?;
         self.show(&["ps", "--all"])?;
@@ -180,6 +183,41 @@ impl Demo {
             "\nThat was skep: one binary, no registry, no other daemon. Any docker client could have said the same words."
         );
         Ok(())
+    }
+
+    /// Rolls an update while four clients ask without a pause, and counts what they got.
+    fn update_under_load(&self) -> anyhow::Result<()> {
+        let pid = self.daemon.id().to_string();
+        let mut load = Command::new("nsenter")
+            .args(["--target", &pid, "--net", "--"])
+            .arg(&self.hello)
+            .args(["load", PORT])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start the clients")?;
+        let updated = self.roll("HELLO_VERSION=2");
+        // Its input ends: it reports.
+        drop(load.stdin.take());
+        let output = load.wait_with_output().context("the clients ended badly")?;
+        let took = updated?;
+        let report = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        println!("  All three were replaced within {} ms, one at a time, the new one first.", took.as_millis());
+        println!("  Requests meanwhile: {report}");
+        if !report.contains(", 0 failed") || !report.contains("version 2") {
+            bail!("the update was to lose no request: {report}");
+        }
+        Ok(())
+    }
+
+    fn roll(&self, variable: &str) -> anyhow::Result<Duration> {
+        let before = self.running();
+        let how = ["--update-order", "start-first", "--update-monitor", "500ms", "--env-add", variable];
+        self.show(&[&["service", "update"][..], &how, &["web"]].concat())?;
+        self.wait("the update", || {
+            let now = self.running();
+            now.len() == before.len() && !now.iter().any(|container| before.contains(container))
+        })
     }
 
     /// SIGKILL for a container's first process, found by its cgroup.
