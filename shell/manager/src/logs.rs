@@ -465,13 +465,13 @@ impl Publishing {
         if message.subscription_id != self.id {
             return Err(Status::invalid_argument("different subscription IDs in the same session"));
         }
+        let lines = self.lines.clone();
         for line in message.messages {
             let line = self.line(line)?;
-            if !self.is_new(&line) {
-                continue;
-            }
-            if self.lines.send(line).await.is_err() {
-                return Err(Status::not_found("unknown subscription id"));
+            // First room, then the note that it is passed on: this may be cut off while it waits.
+            let Ok(room) = lines.reserve().await else { return Err(Status::not_found("unknown subscription id")) };
+            if self.is_new(&line) {
+                room.send(line);
             }
         }
         Ok(())
@@ -532,5 +532,51 @@ impl Drop for Publishing {
     fn drop(&mut self) {
         let mut tables = lock(&self.broker.0);
         tables_done(&mut tables, &self.id, self.node, !self.is_closed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_begins_anew_passes_on_what_is_new() {
+        let (node, task) = (NodeId::from_random([1; 17]), TaskId::from_random([2; 17]));
+        let (sender, mut lines) = mpsc::channel(LINES_MAX);
+        let progress = Progress::default();
+        let stream = |known| Publishing {
+            node,
+            id: "x".to_owned(),
+            lines: sender.clone(),
+            known,
+            progress: Some(Arc::clone(&progress)),
+            broker: Broker::default(),
+            is_closed: false,
+        };
+        let message = |times: &[i64]| swarmkit::PublishLogsMessage {
+            subscription_id: "x".to_owned(),
+            messages: times
+                .iter()
+                .map(|at| swarmkit::LogMessage {
+                    context: Some(swarmkit::LogContext {
+                        node_id: node.to_string(),
+                        task_id: task.to_string(),
+                        ..Default::default()
+                    }),
+                    timestamp: Some(skep_wire::timestamp(WallTime(*at))),
+                    ..Default::default()
+                })
+                .collect(),
+            close: false,
+        };
+        stream(BTreeMap::new()).pass(message(&[1, 2, 2])).await.unwrap();
+        let known = lock(&progress).clone();
+        stream(known).pass(message(&[1, 2, 2, 2, 3, 1])).await.unwrap();
+        let mut passed = Vec::new();
+        while let Ok(line) = lines.try_recv() {
+            passed.push(line.timestamp.unwrap().0);
+        }
+        // After the break: the third of time 2, then all, also when the clock goes back.
+        assert_eq!(passed, [1, 2, 2, 2, 3, 1]);
     }
 }
