@@ -1,4 +1,5 @@
 //! Secrets and configs in the state: names, labels, and that nothing which is used goes away, whoever comes first.
+#![allow(clippy::unwrap_used, reason = "tests may unwrap")]
 
 use skep_model::{Labels, Lineage, UpdateState, UpdateStatus, Version};
 use skep_store::{Change, Rejection};

@@ -1,4 +1,5 @@
 //! What can be watched, over the router: events, usage, files.
+#![allow(clippy::unwrap_used, reason = "tests may unwrap, in their helpers, too")]
 
 mod common;
 

@@ -19,7 +19,6 @@ pub(super) struct Modes {
 
 impl Modes {
     pub(super) fn parse(host: &HostConfig, config: &ContainerConfig) -> Result<Self, EngineError> {
-        let network = host.network_mode.as_str();
         refuse(&[
             (host.ipc_mode.starts_with("container:"), "the IPC namespace of another container (--ipc container:)"),
             (host.ipc_mode == "none", "no shared memory at all (--ipc none)"),
