@@ -439,9 +439,8 @@ fn what_is_not_there_yet_is_refused_by_name() {
         (&["--mode", "global-job"], "global-job"),
         (&["--mount", "type=cluster,source=v,target=/v"], "cluster"),
         (&["--mount", "type=npipe,source=v,target=/v"], "npipe"),
-        (&["--tty"], "--tty"),
-        (&["--init"], "--init"),
-        (&["--log-driver", "syslog"], "--log-driver"),
+        (&["--mount", "type=image,source=busybox,target=/v"], "image"),
+        (&["--credential-spec", "file://x.json"], "--credential-spec"),
     ];
     for (flags, name) in cases {
         let text = engine.docker(&[&["service", "create", "-d"], *flags, &["busybox"]].concat()).fails();
@@ -452,11 +451,11 @@ fn what_is_not_there_yet_is_refused_by_name() {
     for args in [
         &["swarm", "update", "--autolock"][..],
         &["swarm", "ca", "--rotate", "--quiet"],
-        &["network", "create", "-d", "overlay", "net"],
-        &["secret", "create", "token", "/etc/hostname"],
-        &["config", "create", "file", "/etc/hostname"],
-        &["run", "busybox", "true"],
-        &["pull", "busybox"],
+        &["network", "create", "-d", "overlay", "--opt", "encrypted", "net"],
+        &["network", "create", "--ipv6", "--subnet", "fd00::/64", "net"],
+        &["secret", "create", "--driver", "vault", "token"],
+        &["run", "--gpus", "all", "busybox", "true"],
+        &["commit", "nothing"],
         &["swarm", "join", "--token", "SWMTKN-1-x-y", "127.0.0.1:2377"],
     ] {
         let text = engine.docker(args).fails();

@@ -240,10 +240,14 @@ fn clients_that_are_slow_or_vanish_disturb_nobody() {
     let grown = memory(daemon.pid()).saturating_sub(before);
     assert!(grown < 60_000, "{} slow clients cost {grown} kB", slow.len());
     drop(slow);
-    let names = daemon.docker(&["service", "ls", "-q"]).ok();
-    for name in names.lines() {
-        let _ = daemon.docker(&["service", "rm", name]).ok();
-    }
+    // A request whose client is gone may still be carried out: what it makes is removed, too.
+    wait_until("the services to go", SOON, || {
+        let names = daemon.docker(&["service", "ls", "-q"]).ok();
+        for name in names.lines() {
+            let _ = daemon.docker(&["service", "rm", name]);
+        }
+        names.is_empty() && leftovers(&daemon).is_empty()
+    });
     nothing_is_left(&daemon);
 }
 
