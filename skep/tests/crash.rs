@@ -68,8 +68,8 @@ fn spec(name: &str, replicas: u64, script: &str) -> Value {
 }
 
 fn update_config(parallelism: u64, action: &str, order: &str) -> Value {
-    // Nanoseconds. A failure counts also when the daemon learns of it only after a new start.
-    let monitor: u64 = if action == "rollback" { 30_000_000_000 } else { 200_000_000 };
+    // Nanoseconds. A failure counts also when the daemon learns of it only after a new start: Docker's 5 seconds are enough.
+    let monitor: u64 = if action == "rollback" { 5_000_000_000 } else { 200_000_000 };
     json!({ "Parallelism": parallelism, "FailureAction": action, "Order": order, "Monitor": monitor })
 }
 

@@ -79,9 +79,10 @@ fn runs_to_its_end(bench: &mut dyn Bench) {
 
 fn reports_the_exit_code(bench: &mut dyn Bench) {
     let assignment = start(bench, Program::Exits(3));
-    for _ in 0..2 {
-        let container = succeed(bench, &assignment, Work::Wait).container.expect("an ended container is still there");
-        assert_eq!(container.exit_code, 3);
+    let [first, second] = [(); 2].map(|()| succeed(bench, &assignment, Work::Wait));
+    assert_eq!(first.ended_at, second.ended_at, "the time of the end, not of the wait");
+    for finished in [first, second] {
+        assert_eq!(finished.container.expect("an ended container is still there").exit_code, 3);
     }
     finish(bench, &assignment);
 }

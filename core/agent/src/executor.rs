@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use skep_model::{ContainerStatus, PortConfig, TaskId};
+use skep_model::{ContainerStatus, PortConfig, TaskId, WallTime};
 
 use crate::Assignment;
 
@@ -73,19 +73,22 @@ pub struct Finished {
     pub container: Option<ContainerStatus>,
     /// Host-mode ports with the numbers really bound; empty when none is.
     pub ports: Vec<PortConfig>,
+    /// When the container ended, by the node's clock; `None` while it runs, or when that is not known. A wait that begins after
+    /// a restart of the node's daemon hears of an end long after it.
+    pub ended_at: Option<WallTime>,
 }
 
 impl Finished {
     /// Success.
     #[must_use]
     pub fn done(container: Option<ContainerStatus>) -> Self {
-        Self { result: Ok(()), container, ports: Vec::new() }
+        Self { result: Ok(()), container, ports: Vec::new(), ended_at: None }
     }
 
     /// Failure.
     #[must_use]
     pub fn failed(failure: Failure) -> Self {
-        Self { result: Err(failure), container: None, ports: Vec::new() }
+        Self { result: Err(failure), container: None, ports: Vec::new(), ended_at: None }
     }
 }
 

@@ -99,7 +99,7 @@ pub(crate) fn fold(status: &mut TaskStatus, work: &Work, finished: Finished, now
             match work {
                 Work::Prepare(_) => advance(status, TaskState::Ready, now),
                 Work::Start(_) => advance(status, TaskState::Running, now),
-                Work::Wait => exited(status, now),
+                Work::Wait => exited(status, ended_at(finished.ended_at, status.timestamp, now)),
                 Work::Shutdown => advance(status, TaskState::Shutdown, now),
                 Work::Remove => {}
             }
@@ -120,6 +120,11 @@ pub(crate) fn fold(status: &mut TaskStatus, work: &Work, finished: Finished, now
     }
 }
 
+/// When a container ended that is heard of now: not before the status that it had, nor in the future, whatever the clock did.
+fn ended_at(told: Option<WallTime>, before: WallTime, now: WallTime) -> WallTime {
+    told.map_or(now, |told| told.max(before).min(now))
+}
+
 fn exited(status: &mut TaskStatus, now: WallTime) {
     match status.container.as_ref().map_or(0, |container| container.exit_code) {
         0 => advance(status, TaskState::Complete, now),
@@ -130,6 +135,13 @@ fn exited(status: &mut TaskStatus, now: WallTime) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_has_the_time_it_had() {
+        let at = |told: Option<i64>| ended_at(told.map(WallTime), WallTime(10), WallTime(20)).0;
+        assert_eq!([at(Some(12)), at(Some(5)), at(Some(30)), at(None)], [12, 10, 20, 20]);
+        assert_eq!(ended_at(Some(WallTime(12)), WallTime(30), WallTime(20)), WallTime(20), "the clock was set back");
+    }
 
     #[test]
     fn docker_order_of_conditions() {

@@ -51,7 +51,9 @@ pub struct Task {
     pub placed: Placed,
     /// What its node reported last; `None` before the first report. Written by the dispatcher, from the agent.
     pub observed: Option<TaskStatus>,
-    /// When it was first stored that it runs; `None` while it never did. Follows from what was observed.
+    /// When it was first stored that it runs; `None` while it never did. When it ended and that was heard of late, by the
+    /// node's clock, it is moved by as much: from here to the end's `applied_at` is how long it ran. Follows from what was
+    /// observed.
     pub started: Option<ClusterTime>,
     /// A rolling update made it, and watches it. Fixed at creation, by the orchestrator.
     pub by_update: bool,

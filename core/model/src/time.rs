@@ -21,7 +21,8 @@ impl ClusterTime {
     }
 }
 
-/// Nanoseconds since the Unix epoch by some machine's wall clock: for display and certificates only.
+/// Nanoseconds since the Unix epoch by some machine's wall clock: for display and certificates, and how long a task
+/// ran is the difference of two of its node's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct WallTime(pub i64);
 

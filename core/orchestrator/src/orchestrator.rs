@@ -33,6 +33,8 @@ pub struct Orchestrator {
     wakes: BTreeMap<Timed, ClusterTime>,
     globals: BTreeSet<ServiceId>,
     retention: Option<i64>,
+    /// When it began to follow what happens, or began anew: before, it may have missed how a task went.
+    pub(crate) leads_since: ClusterTime,
 }
 
 impl ControlLoop for Orchestrator {
@@ -43,6 +45,7 @@ impl ControlLoop for Orchestrator {
     fn step(&mut self, view: &State, events: &[Event], env: &mut Env) -> Plan {
         if events.iter().any(|event| matches!(event, Event::Reset)) {
             self.reset(view);
+            self.leads_since = env.now;
         } else {
             events.iter().for_each(|event| self.observe(view, event));
         }

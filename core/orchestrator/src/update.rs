@@ -3,8 +3,12 @@
 //!
 //! Nothing of it is in memory. Which slots are outdated follows from the tasks and the service; which tasks the update made,
 //! when they first ran and how they ended is in the tasks; whether it goes on is the service's update status. A new leader
-//! goes on where the old one was, with the same failures counted. Other than in SwarmKit a paused update does not spread (a
-//! task that fails is replaced by one of its own revision), and a new task that does not come to run is a failure in the end.
+//! goes on where the old one was, with the same failures counted. What failed while its node, or the leader, was away is heard
+//! of late and counts by how long it ran; so no update is complete before nodes and leader are there for as long as new tasks
+//! are watched.
+//!
+//! Other than in SwarmKit a paused update does not spread (a task that fails is replaced by one of its own revision), and a new
+//! task that does not come to run is a failure in the end.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -12,8 +16,8 @@ use std::time::Duration;
 
 use skep_control::{Env, Plan};
 use skep_model::{
-    ClusterTime, DesiredState, FailureAction, RestartCondition, RestartHistory, Service, ServiceMode, Slot, Task,
-    TaskId, TaskState, UPDATE_MONITOR_DEFAULT, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus,
+    ClusterTime, DesiredState, FailureAction, NodeState, RestartCondition, RestartHistory, Service, ServiceMode, Slot,
+    Task, TaskId, TaskState, UPDATE_MONITOR_DEFAULT, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus,
 };
 use skep_store::{AtomicGroup, Change, NewTask, Precondition, State};
 
@@ -70,7 +74,7 @@ fn monitor(config: &UpdateConfig) -> Duration {
     if config.delay >= asked { config.delay.saturating_add(Duration::from_secs(1)) } else { asked }
 }
 
-/// When a task of the update failed, if it did: it ended by itself before it ran, or soon after. An end with exit code 0 is a
+/// When a task of the update failed, if it did: it ended by itself before it ran, or soon after, however late that was heard of. An end with exit code 0 is a
 /// failure only when the policy would start the task again.
 fn failed_at(service: &Service, config: &UpdateConfig, task: &Task, now: ClusterTime) -> Option<ClusterTime> {
     let Some(status) = task.observed.as_ref().filter(|status| status.state.is_terminal()) else {
@@ -102,6 +106,8 @@ struct Progress {
     failed: Vec<(ClusterTime, TaskId)>,
     /// When every new task has been watched long enough.
     proven_at: ClusterTime,
+    /// A new task is on a node of which this leader has not heard yet: what became of it is not known.
+    has_unheard: bool,
     /// When one of these changes with time alone.
     wake_at: Option<ClusterTime>,
 }
@@ -140,7 +146,11 @@ impl Progress {
             } else if task.state().is_terminal() || !task.intent.desired.wants_alive() {
                 None
             } else if let Some(started) = task.started {
-                self.proven_at = self.proven_at.max(started.after(monitor(config)));
+                let node = task.placed.node.and_then(|node| view.node(node)).map(|node| &node.observed);
+                let seen = node.filter(|node| node.status.state == NodeState::Ready);
+                let watched_from = seen.map_or(started, |node| started.max(node.since.cluster));
+                self.has_unheard |= node.is_some_and(|node| node.status.state == NodeState::Unknown);
+                self.proven_at = self.proven_at.max(watched_from.after(monitor(config)));
                 Some(started.after(config.delay))
             } else {
                 Some(task.created.cluster.after(WAIT_MAX))
@@ -186,6 +196,9 @@ impl Orchestrator {
         let config = config_of(service);
         let mut progress = self.progress(view, service, &config, env.now);
         let is_done = progress.outdated.is_empty() && progress.busy == 0;
+        if progress.proven_at > ClusterTime::default() {
+            progress.proven_at = progress.proven_at.max(self.leads_since.after(monitor(&config)));
+        }
         self.index.set_outdated(service.id, !is_done);
         if !is_running(service) {
             match state_of(service) {
@@ -199,12 +212,13 @@ impl Orchestrator {
         let watches = config.failure_action != FailureAction::Continue;
         if let Some(task) = progress.one_too_many(&config).filter(|_| watches) {
             self.give_up(service, &config, task, env, plan);
-        } else if is_done && (!watches || progress.proven_at <= env.now) {
+        } else if is_done && (!watches || (progress.proven_at <= env.now && !progress.has_unheard)) {
             if self.index.service(service.id).is_none_or(|slots| slots.in_flight == 0) {
                 self.complete(service, env, plan);
             }
         } else if is_done {
-            self.set_timer(Timed::Service(service.id), Some(progress.proven_at));
+            // A node that is heard of is an event.
+            self.set_timer(Timed::Service(service.id), Some(progress.proven_at).filter(|at| *at > env.now));
         } else {
             self.replace_outdated(view, service, &config, progress, env, plan);
         }

@@ -650,6 +650,14 @@ fn observe_task(state: &mut State, id: TaskId, status: &TaskStatus, events: &mut
         if status.state == TaskState::Running && task.started.is_none() {
             task.started = Some(now.cluster);
         }
+        if matches!(status.state, TaskState::Complete | TaskState::Failed)
+            && let (Some(started), Some(known)) = (task.started, &task.observed)
+            && known.state == TaskState::Running
+        {
+            // It may be heard of long after: how long it ran, the node knows.
+            let ran = u64::try_from(status.timestamp.0.saturating_sub(known.timestamp.0)).unwrap_or(0);
+            task.started = Some(started.max(skep_model::ClusterTime(status.applied_at.0.saturating_sub(ran))));
+        }
         task.observed = Some(status);
         Ok(())
     })

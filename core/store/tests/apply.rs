@@ -1,8 +1,8 @@
 //! What `apply` does with each kind of change, and what it refuses.
 
 use skep_model::{
-    DesiredState, GroupVersion, NodeState, Sealed, ServiceSpec, SpecVersion, TaskState, UpdateConfig, UpdateState,
-    Version,
+    DesiredState, GroupVersion, NodeState, Sealed, ServiceSpec, SpecVersion, TaskState, TaskStatus, UpdateConfig,
+    UpdateState, Version, WallTime,
 };
 use skep_store::{AtomicGroup, Change, Event, Precondition, Rejection};
 use skep_testkit::{AService, World, a_node, a_service, a_state, a_task, check_state, node_id, service_id, task_id};
@@ -231,6 +231,29 @@ fn a_task_keeps_when_it_first_ran() {
 }
 
 #[test]
+fn an_end_that_is_heard_of_late_was_after_as_long_as_the_node_says() {
+    let second = std::time::Duration::from_secs(1);
+    // How long it ran, by the node's clock, which also goes back; and by what is stored. Heard of after 60 seconds.
+    for (state, ran, stored) in [
+        (TaskState::Failed, 2, 2),
+        (TaskState::Complete, 0, 0),
+        (TaskState::Failed, 3600, 60),
+        (TaskState::Failed, -10, 0),
+        (TaskState::Shutdown, 2, 60),
+    ] {
+        let mut world = running();
+        let task = task_id("a");
+        let reported = world.task(task).observed.as_ref().unwrap().timestamp.0;
+        world.pass(60 * second);
+        let ended = reported + ran * 1_000_000_000;
+        let status = TaskStatus { state, timestamp: WallTime(ended), ..world.task(task).status() };
+        world.must_commit(vec![Change::ObserveTask { task, status: Box::new(status) }.into()]);
+        let (started, ended) = (world.task(task).started.unwrap(), world.task(task).status().applied_at);
+        assert_eq!(ended.since(started).as_secs(), stored, "{state:?} after {ran} s");
+    }
+}
+
+#[test]
 fn a_task_is_outdated_only_when_it_would_be_made_otherwise() {
     let mut world = running();
     let is_up_to_date = |world: &World| world.state.is_up_to_date(world.task(task_id("a")));
@@ -256,7 +279,8 @@ fn a_task_is_outdated_only_when_it_would_be_made_otherwise() {
 fn reports_only_move_a_task_forward_and_echo_nothing() {
     let mut world = running();
     let seen = world.events.len();
-    world.report(task_id("a"), TaskState::Running);
+    let status = Box::new(world.task(task_id("a")).status());
+    world.must_commit(vec![Change::ObserveTask { task: task_id("a"), status }.into()]);
     world.report(task_id("a"), TaskState::Preparing);
     assert_eq!(world.events.len(), seen);
     assert_eq!(world.task(task_id("a")).state(), TaskState::Running);

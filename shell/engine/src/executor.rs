@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use skep_agent::{Done, Executor, Failure, Finished, Operation, Work};
-use skep_model::TaskId;
+use skep_model::{TaskId, WallTime};
 use tokio_util::sync::CancellationToken;
 
 use crate::container::Container;
 use crate::engine::{Engine, Inner};
 use crate::error::{EngineError, Result};
+use crate::logs::parse_time;
 use crate::view::ContainerState;
 
 /// The operations in flight, at most one per task.
@@ -145,7 +146,11 @@ impl Inner {
 fn finished(container: Option<&Container>, result: std::result::Result<(), Failure>) -> Finished {
     let ports = container.map(Container::ports).unwrap_or_default();
     let ports = ports.iter().filter(|port| port.host_mode && port.published != 0).map(|port| port.to_model());
-    Finished { result, container: container.map(Container::status), ports: ports.collect() }
+    let ended_at = container.and_then(|container| match container.state() {
+        ContainerState::Exited(record) => parse_time(&record.finished_at).ok().flatten().map(WallTime),
+        _ => None,
+    });
+    Finished { result, container: container.map(Container::status), ports: ports.collect(), ended_at }
 }
 
 /// What a failure means depends on what failed.

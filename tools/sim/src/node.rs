@@ -415,7 +415,7 @@ impl Sim {
             pid: i32::from(*container == Container::Running),
             exit_code: if let Container::Exited(code) = container { *code } else { 0 },
         });
-        self.input(node, Input::Finished(task, Finished { result, container, ports: Vec::new() }));
+        self.input(node, Input::Finished(task, Finished { result, container, ports: Vec::new(), ended_at: None }));
     }
 
     fn perform(&mut self, node: usize, task: TaskId, work: &Work) -> Result<(), Failure> {

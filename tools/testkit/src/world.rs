@@ -149,7 +149,14 @@ impl World {
 
     /// Its node reports a state of a task.
     pub fn report(&mut self, task: TaskId, state: TaskState) {
-        self.must_commit(vec![Change::ObserveTask { task, status: Box::new(a_status(state)) }.into()]);
+        self.report_since(task, state, self.now);
+    }
+
+    /// A task's node reports a state that it has had since then, by a clock that goes as the cluster's does.
+    pub fn report_since(&mut self, task: TaskId, state: TaskState, since: ClusterTime) {
+        let timestamp = WallTime(i64::try_from(since.0).unwrap_or(i64::MAX));
+        let status = TaskStatus { timestamp, ..a_status(state) };
+        self.must_commit(vec![Change::ObserveTask { task, status: Box::new(status) }.into()]);
     }
 
     /// Changes a node's spec.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_model::{
-    Availability, DesiredState, FailureAction, NodeState, RestartCondition, ServiceMode, Slot, Task, TaskState,
+    Availability, DesiredState, FailureAction, NodeState, RestartCondition, ServiceMode, Slot, Task, TaskId, TaskState,
     UpdateConfig, UpdateOrder, UpdateState,
 };
 use skep_store::Change;
@@ -203,6 +203,76 @@ fn a_late_end_is_no_failure_and_an_early_one_is() {
         let update = rig.world.state.service(service_id("web")).unwrap().update.clone().unwrap();
         assert!(update.state == state || update.state == UpdateState::Completed && seconds == 7, "{update:?}");
     }
+}
+
+/// An update to one new task with five seconds to watch, and that task, which runs since just now.
+fn watched() -> (Rig, TaskId) {
+    let config =
+        UpdateConfig { failure_action: FailureAction::Rollback, monitor: Some(5 * SECOND), ..UpdateConfig::default() };
+    let service = with_update(web(), config).replicas(1).restart(RestartCondition::Any, SECOND);
+    let mut rig = running(&service);
+    rig.update(&image(service, "good:2"));
+    while rig.advance() {}
+    let task = rig.world.state.tasks().find(|task| task.by_update).expect("the new task").id;
+    assert_eq!(rig.world.task(task).state(), TaskState::Running);
+    (rig, task)
+}
+
+impl Rig {
+    fn update_state(&self) -> UpdateState {
+        self.world.state.service(service_id("web")).unwrap().update.as_ref().expect("an update").state
+    }
+}
+
+#[test]
+fn an_early_end_that_is_heard_of_late_turns_the_update_back() {
+    // The node's daemon was away when the task ended, and was back only after the time to watch; or the manager's was, too.
+    for has_new_leader in [false, true] {
+        let (mut rig, task) = watched();
+        let node = rig.world.task(task).placed.node.unwrap();
+        rig.world.pass(SECOND);
+        let ended = rig.world.state.time().after(SECOND);
+        rig.world.set_node_state(node, NodeState::Unknown);
+        if has_new_leader {
+            rig.seat = seat(Orchestrator::default());
+        }
+        rig.pass(60);
+        assert_eq!(rig.update_state(), UpdateState::Updating, "nobody knows what the task does");
+        rig.world.set_node_state(node, NodeState::Ready);
+        rig.pass(3);
+        assert_eq!(rig.update_state(), UpdateState::Updating, "the node has not told everything yet");
+        rig.world.report_since(task, TaskState::Failed, ended);
+        rig.pass(10);
+        rig.check(UpdateState::RollbackCompleted, "rollback completed");
+        assert_eq!((rig.count("good:1"), rig.count("good:2")), ((1, 0), (0, 0)));
+    }
+}
+
+#[test]
+fn a_late_end_is_no_failure_after_an_absence_either() {
+    let (mut rig, task) = watched();
+    let node = rig.world.task(task).placed.node.unwrap();
+    rig.world.set_node_state(node, NodeState::Unknown);
+    rig.pass(20);
+    rig.world.set_node_state(node, NodeState::Ready);
+    let ended = rig.world.task(task).started.unwrap().after(15 * SECOND);
+    rig.world.report_since(task, TaskState::Failed, ended);
+    rig.pass(10);
+    rig.check(UpdateState::Completed, "update completed");
+}
+
+#[test]
+fn a_new_leader_hears_before_it_says_that_an_update_is_complete() {
+    let (mut rig, task) = watched();
+    // The daemon is killed just before the end of the time to watch, and the cluster's clock stands still meanwhile.
+    let ended = rig.world.state.time().after(4900 * SECOND / 1000);
+    rig.world.pass(4999 * SECOND / 1000);
+    rig.seat = seat(Orchestrator::default());
+    rig.pass(1);
+    assert_eq!(rig.update_state(), UpdateState::Updating);
+    rig.world.report_since(task, TaskState::Failed, ended);
+    rig.pass(10);
+    rig.check(UpdateState::RollbackCompleted, "rollback completed");
 }
 
 #[test]
