@@ -5,6 +5,9 @@ use skep_model::WallTime;
 
 /// A line of `docker ps`.
 pub(crate) fn summary(container: &ContainerInspect, now: WallTime) -> ContainerSummary {
+    // A list does not say by which names a container is found.
+    let mut networks = container.network_settings.networks.clone();
+    networks.values_mut().for_each(|network| network.aliases = None);
     ContainerSummary {
         id: container.id.clone(),
         names: vec![container.name.clone()],
@@ -19,7 +22,7 @@ pub(crate) fn summary(container: &ContainerInspect, now: WallTime) -> ContainerS
         state: container.state.status.clone(),
         status: status(container, now),
         host_config: SummaryHostConfig { network_mode: container.host_config.network_mode.clone() },
-        network_settings: SummaryNetworks { networks: container.network_settings.networks.clone() },
+        network_settings: SummaryNetworks { networks },
         mounts: container.mounts.iter().map(shown).collect(),
     }
 }

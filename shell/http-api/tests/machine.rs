@@ -296,14 +296,14 @@ async fn other_kinds_of_objects_are_empty_or_what_the_machine_has() {
     for path in ["/secrets", "/configs", "/plugins"] {
         assert_eq!(rig.get(path).await.json(), json!([]), "{path}");
     }
-    assert_eq!(rig.get("/networks").await.json()[0]["Name"], "skep0");
+    assert_eq!(rig.get("/networks").await.json()[0]["Name"], "back");
     for (path, text) in
         [("/networks/nosuch", "network nosuch not found"), ("/plugins/nosuch/json", "plugin \"nosuch\" not found")]
     {
         let answer = rig.get(path).await;
         assert_eq!((answer.status.as_u16(), answer.message().as_str()), (404, text));
     }
-    assert_eq!(rig.call("DELETE", "/networks/skep0", "").await.status, StatusCode::FORBIDDEN);
+    assert_eq!(rig.call("DELETE", "/networks/bridge", "").await.status, StatusCode::FORBIDDEN);
 }
 
 #[tokio::test]

@@ -116,9 +116,7 @@ async fn a_body_has_a_largest_size() {
 async fn what_is_not_there_yet_is_named() {
     let rig = rig(FakeCluster::manager(world()));
     for (method, path, text) in [
-        ("POST", "/containers/create", "creating a container outside of a service"),
         ("POST", "/commit", "making an image of a container"),
-        ("POST", "/networks/create", "creating a network"),
         ("GET", "/images/search?term=x", "searching a registry"),
         ("POST", "/images/a/b/push?platform=x", "for one platform only"),
     ] {

@@ -215,6 +215,8 @@ pub(crate) fn a_container() -> ContainerInspect {
         host_config: HostConfig {
             network_mode: "default".to_owned(),
             port_bindings: Some(BTreeMap::new()),
+            masked_paths: Some(Vec::new()),
+            readonly_paths: Some(Vec::new()),
             ..HostConfig::default()
         },
         config: ContainerConfig {
