@@ -21,6 +21,7 @@ mod http;
 mod leak;
 mod need;
 pub mod recording;
+pub mod replay;
 pub mod shape;
 mod wait;
 
