@@ -363,7 +363,7 @@ fn differences(
     for step in recording::steps(file) {
         let raw = || step.exchanges.first().map(|first| format!("{} {}", first.method, first.path)).unwrap_or_default();
         let title = step.cli.as_ref().map(|cli| cli.join(" ")).or_else(|| step.python.clone()).unwrap_or_else(raw);
-        // Cases with a second node are elsewhere.
+        // There is one node here.
         if step.is_on_second_node || is_listed(file, &title) {
             continue;
         }
