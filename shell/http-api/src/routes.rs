@@ -78,7 +78,7 @@ fn machine_routes() -> Router<Api> {
         .route("/events", get(events::watch))
         .route("/system/df", get(disk::usage))
         .route("/build", lacks("building an image"))
-        .route("/build/prune", lacks("building an image"))
+        .route("/build/prune", post(system::prune_builds))
         .route("/session", lacks("building an image with BuildKit"))
         .route("/grpc", lacks("building an image with BuildKit"))
         .route("/commit", lacks("making an image of a container"))

@@ -86,7 +86,7 @@ fn local(network: &LocalNetwork) -> NetworkResource {
     shown
 }
 
-/// What every machine has, with the gateway bridge while containers are on it.
+/// What every machine has, with the gateway bridge of a node of a swarm: it gets its subnet when a container needs it.
 fn of_the_machine(bridges: &[(String, Bridge)]) -> Vec<NetworkResource> {
     let mut all = Vec::new();
     let main = bridges.iter().find(|(key, _)| key == MAIN).map(|(_, bridge)| bridge);
@@ -104,16 +104,15 @@ fn of_the_machine(bridges: &[(String, Bridge)]) -> Vec<NetworkResource> {
     all.push(bridge);
     all.push(resource("host", predefined_id("host"), "host", None));
     all.push(resource("none", predefined_id("none"), "null", None));
-    if let Some((_, gateway)) = bridges.iter().find(|(key, _)| key == GATEWAY_NETWORK) {
-        let id = predefined_id(GATEWAY_NETWORK);
-        let mut shown = resource(GATEWAY_NETWORK, id, "bridge", bridge_subnet(gateway));
-        shown.options = options(&[
-            ("com.docker.network.bridge.enable_icc", "false".to_owned()),
-            ("com.docker.network.bridge.enable_ip_masquerade", "true".to_owned()),
-            ("com.docker.network.bridge.name", gateway.name.clone()),
-        ]);
-        all.push(shown);
-    }
+    let gateway = bridges.iter().find(|(key, _)| key == GATEWAY_NETWORK).map(|(_, bridge)| bridge);
+    let id = predefined_id(GATEWAY_NETWORK);
+    let mut shown = resource(GATEWAY_NETWORK, id, "bridge", gateway.and_then(bridge_subnet));
+    shown.options = options(&[
+        ("com.docker.network.bridge.enable_icc", "false".to_owned()),
+        ("com.docker.network.bridge.enable_ip_masquerade", "true".to_owned()),
+        ("com.docker.network.bridge.name", gateway.map_or(GATEWAY_NETWORK, |bridge| &bridge.name).to_owned()),
+    ]);
+    all.push(shown);
     all
 }
 

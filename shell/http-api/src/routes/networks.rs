@@ -15,6 +15,7 @@ use skep_model::{NetworkId, ObjectId as _, ServiceDefinition};
 use skep_store::State as Picture;
 
 use crate::body::{Json, Params, json, list as json_list, ok};
+use crate::cluster::LocalState;
 use crate::engine::{EndpointWish, NetworkWish};
 use crate::routes::images::until;
 use crate::{Api, ApiError};
@@ -32,6 +33,10 @@ struct Known {
 impl Known {
     async fn look(api: &Api) -> Result<Self, ApiError> {
         let mut here = api.engine.networks();
+        if matches!(api.cluster.status().state, LocalState::Inactive) {
+            // Only what is in a swarm has it, or had it and still has containers there.
+            here.retain(|network| network.name != skep_engine::GATEWAY_NETWORK || !is_unused(network));
+        }
         let mut networks = Vec::new();
         if let Some(picture) = picture(api).await? {
             let address = api.cluster.status().node_addr;

@@ -188,3 +188,8 @@ fn machine<'a>(api: &Api, facts: EngineFacts, swarm: SwarmInfo<'a>, version: Api
 fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
+
+/// Nothing is built here, so there is no cache of builds: `docker system prune` is told so.
+pub(crate) async fn prune_builds() -> Response {
+    ok(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
+}
