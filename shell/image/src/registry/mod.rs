@@ -6,7 +6,7 @@
 //! push ─▶ session ─▶ blobs that the registry lacks ─▶ manifest
 //! ```
 //!
-//! Why the client is our own: `docs/decisions/0007-registry-client.md`.
+//! Why the client is our own: `docs/decisions/0006-registry-client.md`.
 
 mod connect;
 mod credentials;
