@@ -296,7 +296,8 @@ fn a_full_disk_leaves_nothing_half_done() {
     let archive = archive.into_inner().unwrap();
     for command in [&["load"][..], &["import", "-"]] {
         let refused = daemon.docker_with(command, &archive, &[]).fails();
-        assert!(refused.contains("No space left on device"), "{refused}");
+        // A client that is still sending when the answer comes may only see that nobody reads any more.
+        assert!(["No space left on device", "broken pipe"].iter().any(|text| refused.contains(text)), "{refused}");
         wait_until("the rest to be swept", SOON, || half_made(&daemon) == 0);
     }
     let _ = daemon.docker(&["pull", &format!("{HERE}/app:1")]).ok();
