@@ -19,6 +19,7 @@ mod events;
 mod hijack;
 mod logs;
 mod lookup;
+mod output;
 mod render;
 mod routes;
 mod serve;

@@ -1,28 +1,19 @@
 //! Further programs in a container.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::{FromRequest as _, Path, Request, State};
 use axum::response::Response;
-use bytes::Bytes;
-use futures_util::stream::{self, BoxStream, StreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 use http::StatusCode;
 use skep_api_types::{ExecConfig, ExecStart, IdResponse};
-use tokio::sync::mpsc;
-use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::{Asked, Json, Params, empty, json, ok};
 use crate::detach::{self, Leaving};
 use crate::engine::{EngineError, ErrorKind, ExecStreams, console_size};
 use crate::hijack::{Channel, Input, answer, frame, media_type};
+use crate::output::collect;
 use crate::{Api, ApiError};
-
-/// How long output is still read after the program has ended: what it left behind may hold the streams open for ever.
-const LAST_OUTPUT: Duration = Duration::from_secs(1);
-/// Pieces of output that wait for a slow client; then reading stops, and the program blocks.
-const QUEUE: usize = 8;
 
 pub(crate) async fn create(
     State(api): State<Api>,
@@ -107,43 +98,4 @@ pub(crate) fn terminal_size(query: &Params) -> Result<(u16, u16), ApiError> {
         text.parse().map_err(|_| ApiError::invalid(format!("strconv.Atoi: parsing {text:?}: invalid syntax")))
     };
     Ok((number("h")?, number("w")?))
-}
-
-type Output = std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>;
-
-/// Both outputs in frames, or a terminal's as it is, until both have ended and the exit code is known; a little longer than the program at most.
-fn collect(
-    stdout: Option<Output>,
-    stderr: Option<Output>,
-    exit: futures_util::future::BoxFuture<'static, i32>,
-    tty: bool,
-) -> BoxStream<'static, Bytes> {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
-        let (out, err) = (pump(stdout, Channel::Stdout, tty, &sender), pump(stderr, Channel::Stderr, tty, &sender));
-        let pumps = async { tokio::join!(out, err) };
-        tokio::pin!(pumps);
-        let closed = sender.closed();
-        tokio::pin!(exit, closed);
-        tokio::select! {
-            _ = &mut pumps => { exit.await; }
-            _ = &mut exit => {
-                // Bounded for what was left behind, not for a slow client: pumping goes on while pieces are taken.
-                let _ = tokio::time::timeout(LAST_OUTPUT, &mut pumps).await;
-            }
-            () = &mut closed => {}
-        }
-    });
-    stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|piece| (piece, receiver)) }).boxed()
-}
-
-async fn pump(output: Option<Output>, channel: Channel, tty: bool, sender: &mpsc::Sender<Bytes>) {
-    let Some(output) = output else { return };
-    let mut pieces = ReaderStream::with_capacity(output, 16 << 10);
-    while let Some(Ok(piece)) = pieces.next().await {
-        let piece = if tty { piece } else { frame(channel, &piece) };
-        if sender.send(piece).await.is_err() {
-            return;
-        }
-    }
 }
